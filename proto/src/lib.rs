@@ -1,0 +1,29 @@
+//! The messages of loam, public (`loam.v1`) and between roles (`loam.internal.v1`), and the ports the roles talk through.
+
+pub mod port;
+
+/// Generated code, nested as the packages are.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction
+)]
+mod loam {
+    pub mod v1 {
+        tonic::include_proto!("loam.v1");
+    }
+    pub mod internal {
+        pub mod v1 {
+            tonic::include_proto!("loam.internal.v1");
+        }
+    }
+}
+
+pub use loam::internal::v1 as internal;
+pub use loam::v1;
+
+/// The descriptors of all services, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
