@@ -1,0 +1,265 @@
+//! Opening: the right file, the right keys, a schema we know, and a new epoch.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Row, SqliteConnection};
+use zeroize::Zeroizing;
+
+use crate::lock::DirectoryLock;
+use crate::seal::{Absent, KEK_LEN, Sealer, key_file, random_key};
+use crate::stamp::Stamp;
+use crate::writer::{Opened, ROW_OVERHEAD};
+use crate::{StoreError, files, sql};
+
+/// A database that is ours to write.
+pub(crate) struct Database {
+    pub(crate) connection: SqliteConnection,
+    pub(crate) opened: Opened,
+    pub(crate) sealer: Sealer,
+    pub(crate) transport_key: Zeroizing<[u8; 16]>,
+    pub(crate) lock: Option<DirectoryLock>,
+}
+
+pub(crate) async fn directory(directory: &Path) -> Result<Database, StoreError> {
+    make_directory(directory)?;
+    let lock = DirectoryLock::take(directory)?;
+    let path = directory.join(DATABASE_FILE);
+    let exists = path.metadata().is_ok_and(|file| file.len() > 0);
+    let seen = match Stamp::read(directory)? {
+        // The stamp comes before the database, so that a database without one was brought here.
+        None if exists => {
+            return Err(StoreError::CopiedBack {
+                path,
+                detail: "the file stamp that belongs to it is not here".into(),
+            });
+        }
+        None => {
+            let id = hex::encode(rand::random::<[u8; 16]>());
+            let stamp = Stamp { database_id: id, epoch: 0, head_seq: 0, writes: 0 };
+            stamp.write(directory)?;
+            stamp
+        }
+        Some(stamp) if !exists && stamp.epoch > 0 => {
+            let found = "no database".into();
+            return Err(StoreError::OtherDatabase { path, expected: stamp.database_id, found });
+        }
+        Some(stamp) => stamp,
+    };
+    let absent = if exists && seen.epoch > 0 { Absent::Refuse } else { Absent::Make };
+    let kek_path = directory.join(KEK_FILE);
+    let sealer = Sealer::new(&*key_file::<KEK_LEN>(&kek_path, absent)?);
+    let transport_key = key_file::<16>(&directory.join(TRANSPORT_KEY_FILE), absent)?;
+    files::sync_directory(directory)?;
+
+    make_private(&path)?;
+    let mut connection = writer_options(&path).connect().await.map_err(StoreError::sql("open"))?;
+    refuse_newer_schema(&mut connection).await?;
+    if let Some(found) = standing(&mut connection).await? {
+        if found.stamp.database_id != seen.database_id {
+            let (expected, found) = (seen.database_id, found.stamp.database_id);
+            return Err(StoreError::OtherDatabase { path, expected, found });
+        }
+        if found.is_backup {
+            return Err(StoreError::CopiedBack {
+                path,
+                detail: "it is a file written by `loam backup`".into(),
+            });
+        }
+        if let Some(detail) = found.stamp.behind(&seen) {
+            return Err(StoreError::CopiedBack { path, detail });
+        }
+        if !sealer.opens_check(&found.kek_check) {
+            return Err(StoreError::KekWrong { path: kek_path });
+        }
+    }
+    let opened = take_over(&mut connection, &seen.database_id, &sealer).await?;
+    let now = Stamp {
+        database_id: opened.database_id.clone(),
+        epoch: opened.epoch,
+        head_seq: opened.next_seq - 1,
+        writes: opened.writes,
+    };
+    now.write(directory)?;
+    Ok(Database { connection, opened, sealer, transport_key, lock: Some(lock) })
+}
+
+pub(crate) async fn memory() -> Result<Database, StoreError> {
+    let mut connection = tuned(SqliteConnectOptions::new().filename(":memory:"), 2048)
+        .connect()
+        .await
+        .map_err(StoreError::sql("open"))?;
+    let sealer = Sealer::new(&random_key());
+    let opened = take_over(&mut connection, "memory", &sealer).await?;
+    Ok(Database { connection, opened, sealer, transport_key: random_key(), lock: None })
+}
+
+/// Options of a connection that reads.
+pub(crate) fn reader_options(directory: &Path) -> SqliteConnectOptions {
+    tuned(SqliteConnectOptions::new().filename(directory.join(DATABASE_FILE)), 512)
+        .pragma("query_only", "ON")
+        .row_buffer_size(256)
+}
+
+/// Options of the connection that moves the WAL into the database.
+pub(crate) fn wal_options(directory: &Path) -> SqliteConnectOptions {
+    tuned(SqliteConnectOptions::new().filename(directory.join(DATABASE_FILE)), 64)
+}
+
+/// Marks the file a backup has written, so that it is never taken for the database itself.
+pub(crate) async fn mark_backup(path: &Path) -> Result<(), StoreError> {
+    let failed = || StoreError::sql("finish the backup");
+    let options = tuned(SqliteConnectOptions::new().filename(path), 64).journal_mode(SqliteJournalMode::Delete);
+    let mut connection = options.connect().await.map_err(failed())?;
+    sqlx::query("UPDATE meta SET is_backup = 1").execute(&mut connection).await.map_err(failed())?;
+    sqlx::Connection::close(connection).await.map_err(failed())
+}
+
+/// Makes an empty file that only its owner reads; SQLite gives its companions the same rights.
+pub(crate) fn make_private(path: &Path) -> Result<(), StoreError> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop).map_err(|e| StoreError::io(path, e))
+}
+
+fn make_directory(directory: &Path) -> Result<(), StoreError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(directory).map_err(|e| StoreError::io(directory, e))
+}
+
+fn writer_options(path: &PathBuf) -> SqliteConnectOptions {
+    tuned(SqliteConnectOptions::new().filename(path), 2048)
+        .journal_mode(SqliteJournalMode::Wal)
+        // The WAL is moved by housekeeping, beside this connection.
+        .pragma("wal_autocheckpoint", "0")
+        .pragma("journal_size_limit", "8388608")
+        .busy_timeout(std::time::Duration::from_millis(100))
+}
+
+fn tuned(options: SqliteConnectOptions, cache_kib: u32) -> SqliteConnectOptions {
+    options
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .pragma("cache_size", format!("-{cache_kib}"))
+        .pragma("temp_store", "MEMORY")
+        .disable_statement_logging()
+}
+
+async fn refuse_newer_schema(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let failed = || StoreError::sql("read the schema version");
+    let managed: bool =
+        sqlx::query_scalar("SELECT count(*) > 0 FROM sqlite_schema WHERE name = '_sqlx_migrations'")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed())?;
+    if !managed {
+        return Ok(());
+    }
+    let found: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(connection)
+        .await
+        .map_err(failed())?;
+    let known = MIGRATIONS.iter().map(|m| m.version).max().unwrap_or(0);
+    match found {
+        Some(found) if found > known => Err(StoreError::NewerSchema { found, known }),
+        _ => Ok(()),
+    }
+}
+
+struct Standing {
+    stamp: Stamp,
+    kek_check: Vec<u8>,
+    is_backup: bool,
+}
+
+/// What the database says of itself; `None` while it is being made.
+async fn standing(connection: &mut SqliteConnection) -> Result<Option<Standing>, StoreError> {
+    let failed = || StoreError::sql("read what the database is");
+    let made: bool = sqlx::query_scalar(
+        "SELECT count(*) = 2 FROM sqlite_schema WHERE type = 'table' AND name IN ('meta', 'journal')",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(failed())?;
+    if !made {
+        return Ok(None);
+    }
+    let row = sqlx::query(
+        "SELECT database_id, epoch, writes, kek_check, is_backup, \
+         coalesce((SELECT first_seq + count - 1 FROM journal ORDER BY batch DESC LIMIT 1), 0) FROM meta WHERE id = 1",
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(failed())?;
+    Ok(row.map(|row| Standing {
+        stamp: Stamp {
+            database_id: row.get(0),
+            epoch: sql::uint(row.get(1)),
+            head_seq: sql::uint(row.get(5)),
+            writes: sql::uint(row.get(2)),
+        },
+        kek_check: row.get(3),
+        is_backup: row.get(4),
+    }))
+}
+
+/// Brings the schema up to date, takes the next epoch and reads where the journal stands.
+async fn take_over(
+    connection: &mut SqliteConnection,
+    database_id: &str,
+    sealer: &Sealer,
+) -> Result<Opened, StoreError> {
+    MIGRATIONS.run_direct(None, &mut *connection, false).await.map_err(|error| StoreError::Sql {
+        doing: "bring the schema up to date",
+        source: std::sync::Arc::new(error.into()),
+    })?;
+    let failed = || StoreError::sql("take the database over");
+    sqlx::query(
+        "INSERT INTO meta (id, database_id, epoch, writes, checkpoint_batch, kek_check, created_at_us) \
+         VALUES (1, ?1, 1, 0, 0, ?2, ?3) ON CONFLICT (id) DO UPDATE SET epoch = epoch + 1",
+    )
+    .bind(database_id)
+    .bind(sealer.check())
+    .bind(sql::now_us())
+    .execute(&mut *connection)
+    .await
+    .map_err(failed())?;
+    let meta = sqlx::query("SELECT database_id, epoch, writes FROM meta WHERE id = 1")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed())?;
+    let last =
+        sqlx::query("SELECT batch, first_seq + count, end_bytes FROM journal ORDER BY batch DESC LIMIT 1")
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(failed())?;
+    let first = sqlx::query("SELECT first_seq, end_bytes - length(body) FROM journal ORDER BY batch LIMIT 1")
+        .fetch_optional(connection)
+        .await
+        .map_err(failed())?;
+    let next_seq = last.as_ref().map_or(1, |row| sql::uint(row.get(1)));
+    Ok(Opened {
+        database_id: meta.get(0),
+        epoch: sql::uint(meta.get(1)),
+        writes: sql::uint(meta.get(2)),
+        batch: last.as_ref().map_or(0, |row| row.get(0)),
+        next_seq,
+        earliest_seq: first.as_ref().map_or(next_seq, |row| sql::uint(row.get(0))),
+        end_bytes: last.as_ref().map_or(0, |row| row.get(2)),
+        removed_bytes: first.as_ref().map_or(0, |row| row.get::<i64, _>(1) - sql::int(ROW_OVERHEAD)),
+    })
+}
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
+
+pub(crate) const DATABASE_FILE: &str = "loam.db";
+pub(crate) const WAL_FILE: &str = "loam.db-wal";
+const KEK_FILE: &str = "kek";
+const TRANSPORT_KEY_FILE: &str = "app-kek";

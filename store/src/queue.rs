@@ -1,0 +1,313 @@
+//! The queue in front of the writer thread.
+//!
+//! A plain queue under a mutex and not a channel, because the writer wants to sleep through a batch that is filling up: whoever adds
+//! wakes it when it has nothing to do or when the batch is full, not ten thousand times a second.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
+
+use crate::job::Job;
+use crate::journal::{Submission, TrySubmitError};
+use crate::{StoreError, StoreOptions};
+
+/// What the writer does next.
+pub(crate) enum Turn {
+    Journal(Vec<Submission>),
+    Jobs,
+    Close,
+}
+
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    /// Wakes the writer.
+    wake: Condvar,
+    /// Wakes threads that wait for room.
+    room: Condvar,
+    /// Wakes tasks that wait for room.
+    room_async: Notify,
+    steps_max: usize,
+    gather: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    submissions: VecDeque<Submission>,
+    jobs: VecDeque<Box<dyn Job>>,
+    /// Nothing more is taken; what is here is finished.
+    closing: bool,
+    /// The writer has ended.
+    ended: bool,
+}
+
+impl Queue {
+    pub(crate) fn new(options: &StoreOptions) -> Self {
+        Self {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            room: Condvar::new(),
+            room_async: Notify::new(),
+            steps_max: options.group_max_steps.max(1),
+            gather: Duration::from_millis(options.group_max_delay_ms),
+        }
+    }
+
+    pub(crate) fn try_push(&self, submission: Submission) -> Result<(), TrySubmitError> {
+        let mut state = self.state.lock();
+        if state.closing {
+            return Err(TrySubmitError::Closed(submission));
+        }
+        if state.submissions.len() >= SUBMISSIONS_MAX {
+            return Err(TrySubmitError::Full(submission));
+        }
+        self.push_locked(&mut state, submission);
+        Ok(())
+    }
+
+    pub(crate) fn push_blocking(&self, submission: Submission) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        while state.submissions.len() >= SUBMISSIONS_MAX && !state.closing {
+            self.room.wait(&mut state);
+        }
+        if state.closing {
+            return Err(StoreError::Closed);
+        }
+        self.push_locked(&mut state, submission);
+        Ok(())
+    }
+
+    pub(crate) async fn push(&self, mut submission: Submission) -> Result<(), StoreError> {
+        loop {
+            let room = self.room_async.notified();
+            match self.try_push(submission) {
+                Ok(()) => return Ok(()),
+                Err(TrySubmitError::Closed(_)) => return Err(StoreError::Closed),
+                Err(TrySubmitError::Full(back)) => submission = back,
+            }
+            room.await;
+        }
+    }
+
+    pub(crate) async fn push_job(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
+        loop {
+            let room = self.room_async.notified();
+            {
+                let mut state = self.state.lock();
+                if state.closing {
+                    return Err(StoreError::Closed);
+                }
+                if state.jobs.len() < JOBS_MAX {
+                    state.jobs.push_back(job);
+                    if state.jobs.len() == 1 || state.jobs.len() == JOBS_FULL {
+                        self.wake.notify_one();
+                    }
+                    return Ok(());
+                }
+            }
+            room.await;
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.state.lock().submissions.len()
+    }
+
+    /// Lets the writer finish what is here and end. Idempotent.
+    pub(crate) fn close(&self) {
+        self.state.lock().closing = true;
+        self.wake.notify_all();
+        self.room.notify_all();
+        self.room_async.notify_waiters();
+    }
+
+    /// What the writer calls when it is gone: whatever waits is dropped, so that its owner learns of it.
+    pub(crate) fn end(&self) -> usize {
+        self.close();
+        let mut state = self.state.lock();
+        state.ended = true;
+        let (submissions, jobs) = (std::mem::take(&mut state.submissions), std::mem::take(&mut state.jobs));
+        drop(state);
+        for job in jobs {
+            job.finish(Err(StoreError::Closed));
+        }
+        submissions.len()
+    }
+
+    /// Waits for the next turn.
+    ///
+    /// The journal goes first and the jobs get every other turn. A lone submission is taken at once; under load commits start no closer
+    /// than the gathering time, unless a batch is full.
+    pub(crate) fn next(&self, pace: &Pace) -> Turn {
+        let mut state = self.state.lock();
+        loop {
+            if state.closing {
+                return if !state.submissions.is_empty() {
+                    Turn::Journal(self.take(&mut state))
+                } else if !state.jobs.is_empty() {
+                    Turn::Jobs
+                } else {
+                    Turn::Close
+                };
+            }
+            let now = Instant::now();
+            let journal = due(state.submissions.len(), self.steps_max, pace.journal_at, self.gather, now);
+            let jobs = due(state.jobs.len(), JOBS_FULL, pace.jobs_at, JOBS_GATHER.min(self.gather), now);
+            let jobs_turn = jobs.is_some_and(|at| at <= now);
+            let journal_turn = journal.is_some_and(|at| at <= now);
+            if journal_turn && !(jobs_turn && pace.last == Last::Journal) {
+                return Turn::Journal(self.take(&mut state));
+            }
+            if jobs_turn {
+                return Turn::Jobs;
+            }
+            match [journal, jobs].into_iter().flatten().min() {
+                Some(at) => {
+                    self.wake.wait_until(&mut state, at);
+                }
+                None => self.wake.wait(&mut state),
+            }
+        }
+    }
+
+    /// The next job of a turn that is under way; `None` ends the turn.
+    ///
+    /// `elapsed` is how long the turn has taken: it ends early when the journal waits.
+    pub(crate) fn next_job(&self, elapsed: Duration) -> Option<Box<dyn Job>> {
+        let mut state = self.state.lock();
+        let enough = if state.submissions.is_empty() { JOBS_TURN_MAX } else { self.gather.max(JOBS_GATHER) };
+        if elapsed >= enough {
+            return None;
+        }
+        let job = state.jobs.pop_front();
+        if state.jobs.len() == JOBS_MAX - 1 {
+            self.room_async.notify_waiters();
+        }
+        job
+    }
+
+    /// Waits before a commit is tried again. False: the store is closing and waiting longer helps nobody.
+    pub(crate) fn pause(&self, duration: Duration) -> bool {
+        let until = Instant::now() + duration;
+        let mut state = self.state.lock();
+        while !state.closing {
+            if self.wake.wait_until(&mut state, until).timed_out() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn push_locked(&self, state: &mut State, submission: Submission) {
+        state.submissions.push_back(submission);
+        let len = state.submissions.len();
+        if len == 1 || len == self.steps_max {
+            self.wake.notify_one();
+        }
+    }
+
+    fn take(&self, state: &mut State) -> Vec<Submission> {
+        let was_full = state.submissions.len() >= SUBMISSIONS_MAX;
+        let count = state.submissions.len().min(self.steps_max);
+        let batch = state.submissions.drain(..count).collect();
+        if was_full {
+            self.room.notify_all();
+            self.room_async.notify_waiters();
+        }
+        batch
+    }
+}
+
+/// When the last turns began.
+pub(crate) struct Pace {
+    pub(crate) journal_at: Option<Instant>,
+    pub(crate) jobs_at: Option<Instant>,
+    pub(crate) last: Last,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Last {
+    Jobs,
+    Journal,
+}
+
+/// When a turn should begin; `None`: nothing waits.
+fn due(waiting: usize, full: usize, last: Option<Instant>, gather: Duration, now: Instant) -> Option<Instant> {
+    match waiting {
+        0 => None,
+        n if n >= full => Some(now),
+        _ => Some(last.map_or(now, |last| last + gather)),
+    }
+}
+
+/// Submissions that may wait: at 10,000 a second, 0.4 s.
+pub(crate) const SUBMISSIONS_MAX: usize = 4096;
+const JOBS_MAX: usize = 1024;
+/// So many jobs make a transaction worth its commit.
+const JOBS_FULL: usize = 32;
+const JOBS_GATHER: Duration = Duration::from_millis(2);
+/// How long a turn of jobs may go on while the journal is empty.
+const JOBS_TURN_MAX: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn pace(last: Last) -> Pace {
+        Pace { journal_at: None, jobs_at: None, last }
+    }
+
+    fn nothing() -> Box<dyn Job> {
+        crate::job::job(|_| Box::pin(async { Ok(()) })).0
+    }
+
+    fn queue() -> Queue {
+        Queue::new(&StoreOptions { group_max_steps: 4, ..StoreOptions::default() })
+    }
+
+    #[tokio::test]
+    async fn the_journal_goes_first_and_jobs_get_every_other_turn() {
+        let queue = queue();
+        for _ in 0..6 {
+            queue.try_push(Submission::default()).unwrap();
+        }
+        queue.push_job(nothing()).await.unwrap();
+
+        assert!(matches!(queue.next(&pace(Last::Jobs)), Turn::Journal(batch) if batch.len() == 4));
+        assert!(matches!(queue.next(&pace(Last::Journal)), Turn::Jobs));
+        assert!(queue.next_job(Duration::ZERO).is_some());
+        assert!(matches!(queue.next(&pace(Last::Journal)), Turn::Journal(batch) if batch.len() == 2));
+    }
+
+    #[tokio::test]
+    async fn a_turn_of_jobs_ends_early_when_the_journal_waits() {
+        let queue = queue();
+        for _ in 0..3 {
+            queue.push_job(nothing()).await.unwrap();
+        }
+        assert!(queue.next_job(Duration::from_millis(10)).is_some());
+
+        queue.try_push(Submission::default()).unwrap();
+
+        assert!(queue.next_job(Duration::from_millis(10)).is_none());
+        assert!(queue.next_job(Duration::from_millis(1)).is_some());
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_submission_back_and_a_closed_one_takes_nothing() {
+        let queue = queue();
+        for _ in 0..SUBMISSIONS_MAX {
+            queue.try_push(Submission::default()).unwrap();
+        }
+        assert!(matches!(queue.try_push(Submission::default()), Err(TrySubmitError::Full(_))));
+        assert_eq!(queue.len(), SUBMISSIONS_MAX);
+
+        queue.close();
+
+        assert!(matches!(queue.try_push(Submission::default()), Err(TrySubmitError::Closed(_))));
+        assert!(matches!(queue.push_blocking(Submission::default()), Err(StoreError::Closed)));
+        assert!(matches!(queue.next(&pace(Last::Jobs)), Turn::Journal(batch) if batch.len() == 4));
+    }
+}

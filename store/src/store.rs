@@ -1,0 +1,284 @@
+//! Opening and closing the store, and what it hands out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sqlx::sqlite::SqlitePoolOptions;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use zeroize::Zeroizing;
+
+use crate::db::Db;
+use crate::writer::{Shared, WriterHandle};
+use crate::{
+    BridgeTables, EventLog, JoinTables, Journal, NetworkTables, Sealer, StoreError, StoreMetrics, housekeeping,
+    open,
+};
+
+/// How the store behaves; the defaults suit a farm box and a 10,000 uplinks/s server alike.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoreOptions {
+    /// Events older than this are removed, seconds.
+    pub retention_max_age_s: u64,
+    /// The oldest events are removed when the journal takes more than this, bytes.
+    pub retention_max_bytes: u64,
+    /// A commit under load starts as soon as so many submissions wait.
+    pub group_max_steps: usize,
+    /// Commits under load start no closer than this, milliseconds; 0: each at once.
+    pub group_max_delay_ms: u64,
+    /// Memory for the newest events, bytes.
+    pub tail_bytes: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            retention_max_age_s: 7 * 24 * 3600,
+            retention_max_bytes: 2 << 30,
+            group_max_steps: 256,
+            group_max_delay_ms: 5,
+            tail_bytes: 4 << 20,
+        }
+    }
+}
+
+/// Where the database is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Location {
+    /// A data directory of its own; it is made when it does not exist.
+    Directory(PathBuf),
+    /// Nowhere: gone with the process. For tests and demonstrations.
+    Memory,
+}
+
+/// Whether what is accepted can be made durable at the moment.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Readiness {
+    /// The database refuses writes. What was taken waits and is tried again; nothing new should be acknowledged.
+    NotReady {
+        /// What the database said.
+        reason: String,
+        /// True when space is what is missing.
+        disk_full: bool,
+    },
+    /// Commits work.
+    Ready,
+}
+
+impl Readiness {
+    /// True for [`Self::Ready`].
+    pub fn is_ready(&self) -> bool {
+        *self == Self::Ready
+    }
+}
+
+/// The open store. Cheap to clone.
+///
+/// Call [`Self::close`] to end it; when it is only dropped, the writer finishes its queue in the background.
+#[derive(Clone)]
+pub struct Store {
+    db: Db,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    directory: Option<PathBuf>,
+    sealer: Sealer,
+    transport_key: Zeroizing<[u8; 16]>,
+    housekeeping: AbortHandle,
+    /// Set by the first call of `close`.
+    closed: Mutex<bool>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.housekeeping.abort();
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("directory", &self.inner.directory).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the database, makes it on the first start, and takes it over from the previous owner.
+    ///
+    /// Refuses a directory in use, a newer schema, missing or wrong keys, and a database from an older time or another directory;
+    /// then nothing was changed.
+    pub async fn open(location: Location, options: StoreOptions) -> Result<Self, StoreError> {
+        let (database, directory) = match location {
+            Location::Directory(path) => (open::directory(&path).await?, Some(path)),
+            Location::Memory => (open::memory().await?, None),
+        };
+        let next_seq = database.opened.next_seq;
+        let shared = Arc::new(Shared::new(&options, database.opened));
+        let readers = directory.as_deref().map(|directory| {
+            SqlitePoolOptions::new()
+                .max_connections(READERS)
+                .idle_timeout(Duration::from_secs(60))
+                .max_lifetime(None)
+                .test_before_acquire(false)
+                .connect_lazy_with(open::reader_options(directory))
+        });
+        let writer = Arc::new(WriterHandle::start(shared, database.connection, database.lock, next_seq)?);
+        let housekeeping = tokio::spawn(housekeeping::run(
+            Arc::downgrade(&writer),
+            readers.clone(),
+            directory.clone(),
+            options,
+        ));
+        let inner = Inner {
+            directory,
+            sealer: database.sealer,
+            transport_key: database.transport_key,
+            housekeeping: housekeeping.abort_handle(),
+            closed: Mutex::new(false),
+        };
+        Ok(Self { db: Db { writer, readers }, inner: Arc::new(inner) })
+    }
+
+    /// Commits what was submitted, brings the session checkpoint up to date, stamps, and frees the directory.
+    ///
+    /// Afterwards every handle answers [`StoreError::Closed`]. An error says what was not written. Later calls have nothing to do.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        if std::mem::replace(&mut *self.inner.closed.lock(), true) {
+            return Ok(());
+        }
+        self.inner.housekeeping.abort();
+        // It only shortens the next start, so that it may not hold up this stop.
+        let checkpoint = tokio::time::timeout(CHECKPOINT_AT_CLOSE, housekeeping::checkpoint_all(&self.db));
+        if self.readiness().borrow().is_ready() && !matches!(checkpoint.await, Ok(Ok(()))) {
+            tracing::info!("closed before the session checkpoint was up to date; the next start does it");
+        }
+        if let Some(readers) = &self.db.readers {
+            readers.close().await;
+        }
+        let writer = Arc::clone(&self.db.writer);
+        let closed = tokio::task::spawn_blocking(move || writer.close_blocking());
+        let closed = closed.await.map_err(|_| StoreError::Closed)?;
+        if let Some(directory) = &self.inner.directory {
+            let stamp = housekeeping::current(self.db.writer.shared());
+            closed.and(housekeeping::write_stamp(directory.clone(), stamp).await)
+        } else {
+            closed
+        }
+    }
+
+    /// Where decisions are made durable.
+    pub fn journal(&self) -> Journal {
+        Journal { writer: Arc::clone(&self.db.writer) }
+    }
+
+    /// Where events are read.
+    pub fn log(&self) -> EventLog {
+        EventLog { db: self.db.clone() }
+    }
+
+    /// The network server's tables.
+    pub fn network(&self) -> NetworkTables {
+        NetworkTables { db: self.db.clone() }
+    }
+
+    /// The join server's tables.
+    pub fn join(&self) -> JoinTables {
+        JoinTables { db: self.db.clone() }
+    }
+
+    /// The app-bridge's tables.
+    pub fn bridge(&self) -> BridgeTables {
+        BridgeTables { db: self.db.clone() }
+    }
+
+    /// Seals keys for the tables.
+    pub fn sealer(&self) -> Sealer {
+        self.inner.sealer.clone()
+    }
+
+    /// The key that wraps AppSKeys between the join server and the app-bridge (file `app-kek`).
+    pub fn transport_key(&self) -> Zeroizing<[u8; 16]> {
+        self.inner.transport_key.clone()
+    }
+
+    /// The data directory; `None` in memory.
+    pub fn directory(&self) -> Option<&Path> {
+        self.inner.directory.as_deref()
+    }
+
+    /// How often the database was opened, this time included.
+    pub fn epoch(&self) -> u64 {
+        self.db.writer.shared().epoch
+    }
+
+    /// Whether commits work, and each change of it.
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.db.writer.shared().readiness.subscribe()
+    }
+
+    /// The counters as of now.
+    pub fn metrics(&self) -> StoreMetrics {
+        let shared = self.db.writer.shared();
+        shared.metrics.snapshot(shared.queue.len() as u64, shared.journal_bytes())
+    }
+
+    /// Writes a copy of the database as of now into a new file, while everything goes on; returns its size in bytes.
+    ///
+    /// The key-encryption key is not in it. The copy is marked, so that it is never taken for the database itself: its counters are old.
+    pub async fn backup(&self, path: &Path) -> Result<u64, StoreError> {
+        let exists = path.metadata().is_ok_and(|file| file.len() > 0);
+        if exists {
+            return Err(StoreError::io(path, std::io::ErrorKind::AlreadyExists.into()));
+        }
+        open::make_private(path)?;
+        let written = self.write_backup(path).await;
+        if written.is_err() {
+            // Half a copy is worse than none; the error below says why there is none.
+            let _ = std::fs::remove_file(path);
+        }
+        written
+    }
+
+    async fn write_backup(&self, path: &Path) -> Result<u64, StoreError> {
+        let failed = || StoreError::sql("write the backup");
+        let target =
+            path.to_str().ok_or_else(|| StoreError::io(path, std::io::ErrorKind::InvalidFilename.into()))?;
+        let Some(directory) = &self.inner.directory else {
+            return Err(StoreError::io(path, std::io::ErrorKind::Unsupported.into()));
+        };
+        // A connection of its own, since `query_only` of the readers forbids the statement.
+        let options = open::wal_options(directory);
+        let mut connection = sqlx::ConnectOptions::connect(&options).await.map_err(failed())?;
+        sqlx::query("VACUUM INTO ?1").bind(target).execute(&mut connection).await.map_err(failed())?;
+        sqlx::Connection::close(connection).await.map_err(failed())?;
+        open::mark_backup(path).await?;
+        path.metadata().map(|file| file.len()).map_err(|e| StoreError::io(path, e))
+    }
+
+    /// Removes events now instead of with the next round of housekeeping; returns how many rows of the journal went.
+    pub async fn apply_retention(&self, options: &StoreOptions) -> Result<u64, StoreError> {
+        housekeeping::checkpoint_all(&self.db).await?;
+        let mut removed = 0;
+        loop {
+            match crate::retention::pass(&self.db, options, crate::sql::now_us()).await? {
+                0 => return Ok(removed),
+                rows => removed += rows,
+            }
+        }
+    }
+
+    /// Bytes of journal kept.
+    pub fn journal_bytes(&self) -> u64 {
+        self.db.writer.shared().journal_bytes()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn db(&self) -> &Db {
+        &self.db
+    }
+}
+
+const READERS: u32 = 4;
+const CHECKPOINT_AT_CLOSE: Duration = Duration::from_secs(3);

@@ -1,0 +1,69 @@
+//! What the tests of this crate share.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use proto::internal::{Delta, Record, UplinkRecord, record::Kind};
+
+use crate::{Location, Store, StoreError, StoreOptions, Submission};
+
+pub(crate) async fn open(directory: &Path) -> Store {
+    open_with(directory, StoreOptions::default()).await
+}
+
+pub(crate) async fn open_with(directory: &Path, options: StoreOptions) -> Store {
+    Store::open(Location::Directory(directory.to_owned()), options).await.unwrap()
+}
+
+pub(crate) async fn refused(directory: &Path) -> StoreError {
+    Store::open(Location::Directory(directory.to_owned()), StoreOptions::default()).await.unwrap_err()
+}
+
+pub(crate) async fn in_memory() -> Store {
+    Store::open(Location::Memory, StoreOptions::default()).await.unwrap()
+}
+
+/// An uplink whose counter says which it is.
+pub(crate) fn uplink(dev_eui: u64, fcnt_up: u32) -> Record {
+    let uplink = UplinkRecord { session_id: 1, fcnt_up, frm_payload: vec![7; 20], ..UplinkRecord::default() };
+    Record { at_us: i64::from(fcnt_up) * 1000, dev_eui, kind: Some(Kind::Uplink(uplink)) }
+}
+
+pub(crate) fn fcnt(record: &Record) -> u32 {
+    match &record.kind {
+        Some(Kind::Uplink(uplink)) => uplink.fcnt_up,
+        other => panic!("not an uplink: {other:?}"),
+    }
+}
+
+pub(crate) fn counter(dev_eui: u64, session_id: u64, fcnt_up: u32) -> Delta {
+    Delta { dev_eui, session_id, fcnt_up_plus_1: Some(u64::from(fcnt_up) + 1), ..Delta::default() }
+}
+
+pub(crate) fn step(record: Record) -> Submission {
+    Submission { records: vec![record], ..Submission::default() }
+}
+
+/// Every record of the log as (sequence, FCntUp).
+pub(crate) async fn all(store: &Store) -> Vec<(u64, u32)> {
+    let mut found = Vec::new();
+    loop {
+        let after = found.last().map_or(0, |(seq, _)| *seq);
+        let page = store.log().read(after, 7).await.unwrap();
+        if page.records.is_empty() {
+            return found;
+        }
+        found.extend(page.records.iter().map(|(seq, record)| (*seq, fcnt(record))));
+    }
+}
+
+/// Waits for a state, with a deadline.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "never happened: {what}");
+}

@@ -1,0 +1,129 @@
+#![allow(clippy::unwrap_used)]
+use proto::internal::Record;
+
+use crate::testing::{all, open, open_with, uplink};
+use crate::{Store, StoreOptions};
+
+async fn filled(store: &Store, count: u32) {
+    for n in 0..count {
+        store.journal().commit(vec![uplink(1, n)], vec![]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_disk_and_the_memory_tell_the_same_story() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions { tail_bytes: 3000, group_max_delay_ms: 0, ..StoreOptions::default() };
+    let store = open_with(directory.path(), options).await;
+    filled(&store, 60).await;
+
+    assert!(store.db().writer.shared().tail.read(0, 1).is_none(), "the beginning is on disk only");
+    assert!(store.db().writer.shared().tail.read(58, 1).is_some(), "the end is in memory");
+    assert!(all(&store).await.into_iter().eq((0..60).map(|n| (u64::from(n) + 1, n))));
+    for after in [0, 1, 30, 57, 59] {
+        for max in [0, 1, 5, 100] {
+            let page = store.log().read(after, max).await.unwrap();
+            let seqs: Vec<u64> = page.records.iter().map(|(seq, _)| *seq).collect();
+            assert!(seqs.len() <= max);
+            assert!(seqs.iter().copied().eq(after + 1..=after + seqs.len() as u64));
+            assert_eq!(max == 0, seqs.is_empty());
+            assert_eq!((page.head_seq, page.earliest_seq), (60, 1));
+        }
+    }
+    assert!(store.log().read(60, 10).await.unwrap().records.is_empty());
+    assert!(store.log().read(u64::MAX, 10).await.unwrap().records.is_empty());
+}
+
+#[tokio::test]
+async fn subscribers_hear_of_each_new_head() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let mut head = store.log().subscribe();
+    assert_eq!(*head.borrow_and_update(), 0);
+
+    filled(&store, 1).await;
+
+    head.changed().await.unwrap();
+    assert_eq!(*head.borrow_and_update(), 1);
+    // A commit without events is none of their business.
+    store.journal().commit(vec![], vec![]).await.unwrap();
+    assert!(!head.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn old_rows_leave_by_age_and_a_reader_sees_the_gap() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_with(directory.path(), StoreOptions { tail_bytes: 0, ..StoreOptions::default() }).await;
+    // The counter is the time of the record in milliseconds since 1970, so all but what comes from now are old.
+    filled(&store, 30).await;
+    let now = Record { at_us: crate::sql::now_us(), ..uplink(1, 30) };
+    store.journal().commit(vec![now], vec![]).await.unwrap();
+
+    let removed = store.apply_retention(&StoreOptions::default()).await.unwrap();
+
+    assert!(removed > 0);
+    assert_eq!((store.log().earliest(), store.log().head()), (31, 31));
+    let page = store.log().read(5, 10).await.unwrap();
+    assert_eq!((page.earliest_seq, page.head_seq), (31, 31));
+    assert_eq!(all(&store).await, [(31, 30)]);
+    store.close().await.unwrap();
+
+    let store = open(directory.path()).await;
+    assert_eq!((store.log().earliest(), store.log().head()), (31, 31));
+    assert_eq!(store.journal().commit(vec![uplink(1, 32)], vec![]).await.unwrap(), 32, "sequences go on");
+}
+
+#[tokio::test]
+async fn the_oldest_rows_leave_when_the_journal_grows_too_large() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions { group_max_delay_ms: 0, ..StoreOptions::default() };
+    let store = open_with(directory.path(), options).await;
+    filled(&store, 300).await;
+    let bytes = store.journal_bytes();
+    let limit = StoreOptions {
+        retention_max_bytes: bytes / 3,
+        retention_max_age_s: u64::MAX,
+        ..StoreOptions::default()
+    };
+
+    store.apply_retention(&limit).await.unwrap();
+
+    assert!(store.journal_bytes() <= bytes / 3);
+    assert!((195..=206).contains(&store.log().earliest()), "{}", store.log().earliest());
+    assert_eq!(store.apply_retention(&limit).await.unwrap(), 0, "and no more than needed");
+    assert_eq!(store.log().head(), 300);
+    let kept = store.journal_bytes();
+    store.close().await.unwrap();
+    assert_eq!(open(directory.path()).await.journal_bytes(), kept);
+}
+
+#[tokio::test]
+async fn the_last_row_stays_whatever_its_age() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    filled(&store, 3).await;
+    let nothing = StoreOptions { retention_max_age_s: 0, retention_max_bytes: 0, ..StoreOptions::default() };
+    store.apply_retention(&nothing).await.unwrap();
+    store.close().await.unwrap();
+
+    let store = open(directory.path()).await;
+    assert_eq!(store.log().head(), 3);
+    assert_eq!(store.log().earliest(), 3);
+}
+
+#[tokio::test]
+async fn a_time_is_found_by_when_the_server_received() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions { group_max_delay_ms: 0, ..StoreOptions::default() };
+    let store = open_with(directory.path(), options).await;
+    assert_eq!(store.log().seq_at_time(0).await.unwrap(), 1, "an empty log begins with what comes");
+    // Record n was received at n milliseconds.
+    filled(&store, 200).await;
+
+    assert_eq!(store.log().seq_at_time(-5).await.unwrap(), 1);
+    assert_eq!(store.log().seq_at_time(0).await.unwrap(), 1);
+    assert_eq!(store.log().seq_at_time(100_000).await.unwrap(), 101);
+    assert_eq!(store.log().seq_at_time(100_001).await.unwrap(), 102);
+    assert_eq!(store.log().seq_at_time(199_000).await.unwrap(), 200);
+    assert_eq!(store.log().seq_at_time(199_001).await.unwrap(), 201, "nothing so late: from now on");
+}
