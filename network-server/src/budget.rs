@@ -1,0 +1,58 @@
+//! Every delay and bound of the network server, in one place (design: time budget).
+//!
+//! An uplink answered in RX1 after the default 5 s spends: backhaul, [`DEDUP_WINDOW_MS`], a commit of about
+//! [`COMMIT_MS`], [`PAYLOAD_MS`], and must leave [`GATEWAY_LEAD_MS`] before its time.
+
+/// Copies of one uplink are gathered for this long after the first one, in milliseconds.
+pub const DEDUP_WINDOW_MS: u64 = 200;
+
+/// What a group commit may take before it is remarkable, in milliseconds.
+pub const COMMIT_MS: u64 = 30;
+
+/// How long a window waits for the app-bridge's payload, in milliseconds; after that it leaves without.
+pub const PAYLOAD_MS: u64 = 150;
+
+/// A frame is handed to its gateway at least this long before it goes on air, in milliseconds. Packet forwarders need
+/// about 40 ms themselves; the rest is backhaul.
+pub const GATEWAY_LEAD_MS: u64 = 200;
+
+/// A PULL_RESP without TX_ACK is given up after this long, in milliseconds.
+pub const TX_ACK_MS: u64 = 2_000;
+
+/// How long the join server may take, in milliseconds: the accept leaves 5 s after the request.
+pub const JOIN_MS: u64 = 3_000;
+
+/// JOIN_ACCEPT_DELAY1 and 2 in milliseconds (RP002-1.0.4, default values of every region).
+pub const JOIN_ACCEPT_DELAY1_MS: u64 = 5_000;
+/// See [`JOIN_ACCEPT_DELAY1_MS`].
+pub const JOIN_ACCEPT_DELAY2_MS: u64 = 6_000;
+
+/// Join-Requests in work at once; further ones are refused as `rate_limited`.
+pub const JOINS_IN_FLIGHT_MAX: usize = 2_048;
+
+/// Join-Requests of one DevEUI in work at once.
+pub const JOINS_PER_DEVICE_MAX: usize = 4;
+
+/// Join-Requests remembered, so that a copy that comes late is not a second request.
+pub const JOINS_REMEMBERED_MAX: usize = 8_192;
+
+/// Messages that wait for one owner; beyond it PUSH_ACK is withheld, because forwarders that store send again.
+pub const OWNER_QUEUE_MAX: usize = 4_096;
+
+/// Frames of uplinks that wait for the owners, over all messages.
+pub const INGRESS_FRAMES_MAX: u64 = 65_536;
+
+/// Downlinks in work at once; further ones miss their window.
+pub const DOWNLINKS_IN_FLIGHT_MAX: usize = 8_192;
+
+/// Virtual shards the devices are spread over; owners hold whole shards.
+pub const SHARDS: u64 = 1_024;
+
+/// Pending sessions kept for one device; the oldest goes first.
+pub const PENDING_SESSIONS_MAX: usize = 2;
+
+/// Refused frames remembered, of known and of unknown devices each.
+pub const DROPS_REMEMBERED_MAX: usize = 1_024;
+
+/// Records answered by one read of the log at most.
+pub const LOG_PAGE_MAX: u32 = 4_096;

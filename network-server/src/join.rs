@@ -1,0 +1,355 @@
+//! Joins: from a deduplicated Join-Request to the accept on air.
+//!
+//! The join server commits nonces and its answer before it replies. Here the pending session is committed before the
+//! accept leaves. A crash between wastes a nonce; the live session goes on until the first uplink of the new one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use mac::dedup::Reception;
+use mac::downlink::join_windows;
+use mac::drop_reason::DropReason;
+use mac::ids::{DevAddr, DevEui, GatewayEui, NetId, SessionId};
+use mac::join_frame::{DlSettings, JoinRequest};
+use mac::keys::{FNwkSIntKey, NetworkKeys, NwkSEncKey, SNwkSIntKey};
+use mac::session::{Activation, OtaaParams, Profile, Session};
+use mac::version::MacVersion;
+use parking_lot::Mutex;
+use proto::internal as pb;
+use proto::internal::join_response::Result as JoinResult;
+use proto::internal::record::Kind;
+use proto::port::JoinPort;
+use rand::RngExt as _;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::budget::{JOIN_ACCEPT_DELAY2_MS, JOIN_MS, JOINS_IN_FLIGHT_MAX, JOINS_PER_DEVICE_MAX};
+use crate::gateway::GatewayUplink;
+use crate::ingest::refusal_of;
+use crate::metrics::Metrics;
+use crate::owner::{OwnerMessage, Shared, counters_of, is_stronger, run_on_owner, seconds};
+use crate::records;
+use crate::seal::seal_keys;
+use crate::transmit::{Frame, Sent, Transmitter, Window, best_first};
+
+/// One copy of a Join-Request.
+#[derive(Clone, Debug)]
+pub(crate) struct JoinCopy {
+    pub(crate) request: JoinRequest,
+    pub(crate) uplink: GatewayUplink,
+}
+
+impl Reception for JoinCopy {
+    fn gateway_eui(&self) -> GatewayEui {
+        self.uplink.gateway
+    }
+
+    fn tmst_us(&self) -> u32 {
+        self.uplink.tmst_us
+    }
+
+    fn is_stronger_than(&self, other: &Self) -> bool {
+        is_stronger(&self.uplink, &other.uplink)
+    }
+}
+
+/// A Join-Request with all its copies.
+#[derive(Debug)]
+pub(crate) struct JoinJob {
+    pub(crate) request: JoinRequest,
+    pub(crate) copies: Vec<GatewayUplink>,
+    pub(crate) profile: Arc<Profile>,
+    pub(crate) addresses_in_use: Vec<DevAddr>,
+}
+
+/// What the tasks share.
+pub(crate) struct Joins {
+    shared: Arc<Shared>,
+    owners: Vec<Sender<OwnerMessage>>,
+    transmitter: Arc<Transmitter>,
+    join_server: Arc<dyn JoinPort>,
+    net_id: NetId,
+    in_work: Mutex<BTreeMap<DevEui, usize>>,
+    turns: Box<[tokio::sync::Mutex<()>]>,
+}
+
+impl Joins {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        owners: Vec<Sender<OwnerMessage>>,
+        transmitter: Arc<Transmitter>,
+        join_server: Arc<dyn JoinPort>,
+        net_id: NetId,
+    ) -> Self {
+        let turns = (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect();
+        Self { shared, owners, transmitter, join_server, net_id, in_work: Mutex::default(), turns }
+    }
+
+    /// Takes jobs until the sender is gone.
+    pub(crate) async fn run(self: Arc<Self>, mut jobs: mpsc::Receiver<JoinJob>) {
+        let slots = Arc::new(Semaphore::new(JOINS_IN_FLIGHT_MAX));
+        while let Some(job) = jobs.recv().await {
+            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                self.refuse(&job, DropReason::RateLimited, "too many joins at once".to_owned(), None);
+                continue;
+            };
+            let this = Arc::clone(&self);
+            tokio::spawn(async move {
+                this.carry_out(job).await;
+                drop(slot);
+            });
+        }
+    }
+
+    async fn carry_out(&self, mut job: JoinJob) {
+        let dev_eui = job.request.dev_eui;
+        if !self.enter(dev_eui) {
+            self.refuse(&job, DropReason::JoinInProgress, String::new(), None);
+            return;
+        }
+        best_first(&mut job.copies, &self.transmitter.gateways);
+        // One after the other for a device: an answer given again must find the session the first one made.
+        let turn = self.turns[usize::from(dev_eui.to_wire_bytes()[0]) % TURNS].lock().await;
+        let accept = if self.is_too_late(&job) {
+            self.refuse(&job, DropReason::JoinTooLate, String::new(), None);
+            None
+        } else {
+            match self.ask(&job).await {
+                Some(answer) => self.accept(&job, answer).await,
+                None => None,
+            }
+        };
+        drop(turn);
+        if let Some(phy) = accept {
+            self.send(&job, phy).await;
+        }
+        self.leave(dev_eui);
+    }
+
+    /// A Join-Request whose RX2 has passed uses no nonce: here by the server's own clock, or by a gateway's that kept the
+    /// request for a while and knows when it came.
+    fn is_too_late(&self, job: &JoinJob) -> bool {
+        let now = self.shared.clock.mono();
+        job.copies.iter().all(|copy| {
+            let kept_us = copy.gateway_time.map_or(0, |heard| copy.received_at.us().saturating_sub(heard.us()));
+            let kept_us = u64::try_from(kept_us).unwrap_or(0);
+            let age_us = now.saturating_us_since(copy.received).saturating_add(kept_us);
+            // A clock that is wrong by more than a day says nothing.
+            (JOIN_ACCEPT_DELAY2_MS * 1_000..DAY_US).contains(&age_us)
+        })
+    }
+
+    async fn ask(&self, job: &JoinJob) -> Option<pb::JoinAnswer> {
+        let settings = job.profile.join_settings();
+        let dl_settings = DlSettings {
+            opt_neg: job.profile.mac_version.is_1_1(),
+            rx1_dr_offset: settings.rx1_dr_offset,
+            rx2_dr: settings.rx2_dr.value(),
+        };
+        let copy = job.copies.first()?;
+        let request = pb::JoinRequest {
+            phy_payload: copy.phy.to_vec(),
+            dev_addr: self.free_address(&job.addresses_in_use).value(),
+            net_id: self.net_id.value(),
+            mac_version: job.profile.mac_version.number(),
+            dl_settings: u32::from(dl_settings.to_byte()),
+            rx_delay_s: u32::from(settings.rx_delay_s),
+            cf_list: settings.cf_list.map(Vec::from).unwrap_or_default(),
+        };
+        let started = self.shared.clock.mono();
+        let answer = tokio::time::timeout(Duration::from_millis(JOIN_MS), self.join_server.join(request)).await;
+        self.shared
+            .metrics
+            .join_seconds
+            .observe(seconds(self.shared.clock.mono().saturating_us_since(started)));
+        match answer {
+            Ok(Ok(pb::JoinResponse { result: Some(JoinResult::Answer(answer)) })) => Some(answer),
+            Ok(Ok(pb::JoinResponse { result: Some(JoinResult::Refused(refused)) })) => {
+                let reason = DropReason::from_code(&refused.code).unwrap_or(DropReason::JoinRefused);
+                let hint = Some(refused.hint).filter(|hint| !hint.is_empty());
+                self.refuse(job, reason, refused.message, hint);
+                None
+            }
+            Ok(Ok(pb::JoinResponse { result: None })) => {
+                self.refuse(job, DropReason::JoinServerUnavailable, "an empty answer".to_owned(), None);
+                None
+            }
+            Ok(Err(error)) => {
+                self.refuse(job, DropReason::JoinServerUnavailable, error.to_string(), None);
+                None
+            }
+            Err(_) => {
+                let detail = format!("no answer within {JOIN_MS} ms");
+                self.refuse(job, DropReason::JoinServerUnavailable, detail, None);
+                None
+            }
+        }
+    }
+
+    /// Makes the pending session durable and known to its owner; answers the accept to send.
+    async fn accept(&self, job: &JoinJob, answer: pb::JoinAnswer) -> Option<Vec<u8>> {
+        let request = job.request;
+        let now = self.shared.clock.wall();
+        let Some(session) = session_of(job, &answer, now) else {
+            let detail = "an answer with keys of a wrong length".to_owned();
+            self.refuse(job, DropReason::JoinServerUnavailable, detail, None);
+            return None;
+        };
+        if answer.repeated_answer {
+            match self.standing(request.dev_eui, session.id).await {
+                Standing::Offered => return Some(answer.phy_payload),
+                Standing::InUse => {
+                    let detail = "this Join-Request was answered before, and its session is in use".to_owned();
+                    self.refuse(job, DropReason::DevNonceUsed, detail, None);
+                    return None;
+                }
+                // The process ended between the join server's commit and its own.
+                Standing::Unknown => {}
+            }
+        }
+        let receptions = job.copies.iter().map(|copy| records::reception(copy, now, false)).collect();
+        let record = records::record(
+            now,
+            Some(request.dev_eui),
+            Kind::Join(pb::JoinRecord {
+                session_id: session.id.value(),
+                dev_addr: records::address(session.dev_addr),
+                join_eui: request.join_eui.value(),
+                dev_nonce: u32::from(request.dev_nonce.value()),
+                mac_version: session.version.number().unsigned_abs(),
+                receptions,
+                wrapped_app_s_key: answer.wrapped_app_s_key,
+                kek_label: answer.kek_label,
+            }),
+        );
+        let delta = pb::Delta {
+            sealed_keys: Some(seal_keys(&self.shared.sealer, session.id, &session.keys)),
+            state: Some(session.pack()),
+            ..counters_of(&session)
+        };
+        if let Err(error) = self.shared.journal.commit(vec![record], vec![delta]).await {
+            tracing::error!(dev_eui = %request.dev_eui, %error, "a join was not committed; the device has to ask again");
+            return None;
+        }
+        // The accept may not leave before the owner knows the session.
+        run_on_owner(&self.owners, request.dev_eui, move |owner| owner.add_pending(session)).await?;
+        Metrics::add(&self.shared.metrics.joins);
+        Some(answer.phy_payload)
+    }
+
+    /// What the owner knows of a session. A session in use is never made again: its counters would start anew.
+    async fn standing(&self, dev_eui: DevEui, id: SessionId) -> Standing {
+        let standing = run_on_owner(&self.owners, dev_eui, move |owner| {
+            let Some(device) = owner.devices.get(&dev_eui) else { return Standing::InUse };
+            if device.pending.iter().any(|session| session.id == id) {
+                return Standing::Offered;
+            }
+            match device.current.as_deref() {
+                Some(session) if session.id == id => Standing::InUse,
+                // Personalised since: whether the joined session was ever used is not known any more.
+                Some(session) if session.activation == Activation::Abp => Standing::InUse,
+                Some(_) | None => Standing::Unknown,
+            }
+        });
+        standing.await.unwrap_or(Standing::InUse)
+    }
+
+    async fn send(&self, job: &JoinJob, phy: Vec<u8>) {
+        let Some(first) = job.copies.first() else { return };
+        let region = job.profile.region();
+        let dr = region.data_rate_up(first.modulation, job.profile.revision).unwrap_or_default();
+        let channel = region.uplink_channel(first.freq, dr, &[]);
+        let (rx1, rx2) = join_windows(&job.profile, first.freq, dr, channel);
+        let windows = rx1.into_iter().chain(rx2).map(Window::from).collect();
+        let sent = self.transmitter.transmit(&Frame { phy, region, windows, copies: &job.copies }).await;
+        let detail = match sent {
+            Sent::Acknowledged { .. } => return,
+            Sent::Unknown { detail, .. } => detail.to_owned(),
+            Sent::Failed { reason, .. } => reason,
+            Sent::Missed => "no window could be reached".to_owned(),
+        };
+        tracing::debug!(dev_eui = %job.request.dev_eui, detail, "a join-accept was not confirmed by a gateway");
+        self.refuse(job, DropReason::DownlinkWindowMissed, format!("join-accept: {detail}"), None);
+    }
+
+    fn refuse(&self, job: &JoinJob, reason: DropReason, detail: String, hint: Option<String>) {
+        let Some(copy) = job.copies.first() else { return };
+        let mut refusal = refusal_of(copy, reason);
+        refusal.dev_eui = Some(job.request.dev_eui);
+        refusal.join_eui = Some(job.request.join_eui);
+        refusal.detail = detail;
+        refusal.hint = hint;
+        self.shared.drops.refuse(refusal);
+    }
+
+    /// A random address of the network that the device does not have already.
+    fn free_address(&self, in_use: &[DevAddr]) -> DevAddr {
+        let mut rng = rand::rng();
+        loop {
+            let address = DevAddr::in_net(self.net_id, rng.random());
+            if !in_use.contains(&address) {
+                return address;
+            }
+        }
+    }
+
+    fn enter(&self, dev_eui: DevEui) -> bool {
+        let mut in_work = self.in_work.lock();
+        let count = in_work.entry(dev_eui).or_default();
+        *count += 1;
+        let fits = *count <= JOINS_PER_DEVICE_MAX;
+        drop(in_work);
+        if !fits {
+            self.leave(dev_eui);
+        }
+        fits
+    }
+
+    fn leave(&self, dev_eui: DevEui) {
+        let mut in_work = self.in_work.lock();
+        if let Some(count) = in_work.get_mut(&dev_eui) {
+            *count -= 1;
+            if *count == 0 {
+                in_work.remove(&dev_eui);
+            }
+        }
+    }
+}
+
+/// Whether a session a repeated answer names was used.
+enum Standing {
+    InUse,
+    Offered,
+    Unknown,
+}
+
+fn session_of(job: &JoinJob, answer: &pb::JoinAnswer, now: mac::units::Timestamp) -> Option<Session> {
+    let key = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).ok();
+    let keys = NetworkKeys {
+        f_nwk_s_int: FNwkSIntKey::new(key(&answer.f_nwk_s_int_key)?),
+        s_nwk_s_int: SNwkSIntKey::new(key(&answer.s_nwk_s_int_key)?),
+        nwk_s_enc: NwkSEncKey::new(key(&answer.nwk_s_enc_key)?),
+    };
+    let dl_settings = DlSettings::from_byte(u8::try_from(answer.dl_settings).ok()?);
+    // A 1.1 device that is served without OptNeg speaks 1.0 (TS001-1.1 §6.1.1.3).
+    let version = if job.profile.mac_version.is_1_1() && !dl_settings.opt_neg {
+        MacVersion::V1_0_3
+    } else {
+        job.profile.mac_version
+    };
+    let params = OtaaParams {
+        id: SessionId::new(answer.session_id),
+        dev_eui: job.request.dev_eui,
+        dev_addr: DevAddr::new(answer.dev_addr),
+        version,
+        keys,
+        dl_settings,
+        rx_delay_s: u8::try_from(answer.rx_delay_s).ok()?,
+        cf_list: <[u8; 16]>::try_from(answer.cf_list.as_slice()).ok(),
+    };
+    Some(Session::new_otaa(&job.profile, params, now))
+}
+
+const DAY_US: u64 = 86_400_000_000;
+const TURNS: usize = 256;

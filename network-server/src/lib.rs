@@ -1,0 +1,25 @@
+//! The network server: from gateways' datagrams to committed events, and back.
+//!
+//! An uplink passes through the files in this order: `gateway` (sockets, parse) → `ingest` (verify) → `owner`
+//! (dedup, decide) → the journal of `store` (commit) → `downlink` (effects). Joins leave at `ingest` for `join`.
+//! The app-bridge reaches all of it through `control`, which implements `proto::port::NetworkPort`.
+
+pub mod budget;
+pub mod control;
+pub mod drops;
+pub mod gateway;
+pub mod metrics;
+pub mod remote;
+
+mod downlink;
+mod index;
+mod ingest;
+mod join;
+mod owner;
+mod profiles;
+mod records;
+mod run;
+mod seal;
+mod transmit;
+
+pub use run::{NetworkConfig, NetworkServer, StartError};

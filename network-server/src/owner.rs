@@ -1,0 +1,670 @@
+//! The owner of devices: one thread that decides everything about its shards, one frame after the other.
+//!
+//! A verified copy enters by [`Owner::take_copy`], waits in the deduplication window, and is decided in
+//! [`Owner::decide`], which changes the session in memory and hands what must be durable to the journal. What leaves
+//! the process leaves from the journal's callback, after the commit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use hashbrown::HashMap;
+use mac::dedup::{Closed, Counter, Dedup, DedupLimits, FrameId, Handled, Reception};
+use mac::drop_reason::DropReason;
+use mac::ids::{DevEui, GatewayEui};
+use mac::session::{Profile, Session};
+use mac::units::{Mono, Timestamp};
+use mac::uplink::{self, DeviceAnswer, QueueHint, RadioContext, Reply, Step};
+use mac::verify::Proof;
+use proto::internal as pb;
+use proto::internal::record::Kind;
+use proto::v1::DownlinkState;
+use store::{Journal, Sealer, Submission};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::budget::{GATEWAY_LEAD_MS, JOINS_REMEMBERED_MAX, PENDING_SESSIONS_MAX, SHARDS};
+use crate::downlink::DownlinkJob;
+use crate::drops::DropLog;
+use crate::gateway::GatewayUplink;
+use crate::index::{Candidate, DevAddrIndex};
+use crate::ingest::refusal_of;
+use crate::join::{JoinCopy, JoinJob};
+use crate::metrics::{Metrics, Sizes};
+use crate::profiles::ProfileEntry;
+use crate::records::{self, DownlinkNote};
+use crate::run::Clock;
+
+/// Which of `owners` owner threads a device belongs to.
+pub(crate) fn owner_of(dev_eui: DevEui, owners: usize) -> usize {
+    // Fibonacci hashing: EUIs of one maker differ in their low bits only.
+    let shard = dev_eui.value().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
+    usize::try_from(shard % SHARDS).unwrap_or(0) % owners.max(1)
+}
+
+/// Runs something on the owner of a device, in turn with its frames; `None`: the owner is gone, or overloaded for seconds.
+pub(crate) async fn run_on_owner<T: Send + 'static>(
+    owners: &[Sender<OwnerMessage>],
+    dev_eui: DevEui,
+    work: impl FnOnce(&mut Owner) -> T + Send + 'static,
+) -> Option<T> {
+    let (answer, wait) = oneshot::channel();
+    let mut message = OwnerMessage::Run(Box::new(move |owner: &mut Owner| {
+        // Whoever asked may have gone away.
+        let _ = answer.send(work(owner));
+    }));
+    let owner = owners.get(owner_of(dev_eui, owners.len()))?;
+    for _ in 0..OWNER_TRIES {
+        match owner.try_send(message) {
+            Ok(()) => return wait.await.ok(),
+            Err(TrySendError::Disconnected(_)) => return None,
+            Err(TrySendError::Full(back)) => message = back,
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    None
+}
+
+/// A copy of a frame whose MIC holds.
+#[derive(Clone, Debug)]
+pub(crate) struct VerifiedCopy {
+    pub(crate) dev_eui: DevEui,
+    pub(crate) proof: Proof,
+    pub(crate) uplink: GatewayUplink,
+}
+
+impl Reception for VerifiedCopy {
+    fn gateway_eui(&self) -> GatewayEui {
+        self.uplink.gateway
+    }
+
+    fn tmst_us(&self) -> u32 {
+        self.uplink.tmst_us
+    }
+
+    fn is_stronger_than(&self, other: &Self) -> bool {
+        is_stronger(&self.uplink, &other.uplink)
+    }
+}
+
+/// Whether one reception is better than another: signal-to-noise ratio, then RSSI.
+pub(crate) fn is_stronger(one: &GatewayUplink, other: &GatewayUplink) -> bool {
+    let snr = |uplink: &GatewayUplink| uplink.snr_db.unwrap_or(f32::MIN);
+    snr(one).total_cmp(&snr(other)).then_with(|| one.rssi_dbm.total_cmp(&other.rssi_dbm)).is_gt()
+}
+
+/// What an owner is told.
+pub(crate) enum OwnerMessage {
+    /// Verified copies of data frames.
+    Uplinks(Vec<VerifiedCopy>),
+    /// Join-Requests; nobody has checked their MIC.
+    Joins(Vec<JoinCopy>),
+    /// Does something with the devices, in turn with their frames.
+    Run(Box<dyn FnOnce(&mut Owner) + Send>),
+    /// Closes the open windows, hands over everything, ends.
+    Stop,
+}
+
+/// A device and its sessions.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) join_eui: u64,
+    pub(crate) profile: Arc<ProfileEntry>,
+    pub(crate) disabled: bool,
+    pub(crate) allow_fcnt_reset: bool,
+    pub(crate) queue: Option<QueueHint>,
+    pub(crate) current: Option<Box<Session>>,
+    /// Offered by a Join-Accept and not used yet, the oldest first.
+    pub(crate) pending: Vec<Session>,
+    pub(crate) last_seen: Option<Timestamp>,
+}
+
+impl Device {
+    pub(crate) fn session_mut(&mut self, id: mac::ids::SessionId) -> Option<&mut Session> {
+        let current = self.current.as_deref_mut();
+        current.into_iter().chain(&mut self.pending).find(|session| session.id == id)
+    }
+
+    /// Every session, the live one first.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.current.as_deref().into_iter().chain(&self.pending)
+    }
+}
+
+/// What all owners share.
+pub(crate) struct Shared {
+    pub(crate) index: Arc<DevAddrIndex>,
+    pub(crate) drops: Arc<DropLog>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) sizes: Arc<Sizes>,
+    pub(crate) journal: Journal,
+    pub(crate) sealer: Sealer,
+    pub(crate) clock: Clock,
+    pub(crate) downlinks: mpsc::Sender<DownlinkJob>,
+    pub(crate) joins: mpsc::Sender<JoinJob>,
+    pub(crate) window_ms: u64,
+}
+
+/// See the file's head.
+pub(crate) struct Owner {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) devices: HashMap<DevEui, Device>,
+    uplinks: Dedup<VerifiedCopy>,
+    joins: Dedup<JoinCopy>,
+}
+
+impl Owner {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let window_ms = shared.window_ms;
+        let limits = DedupLimits { window_ms, ..DedupLimits::default() };
+        Self {
+            shared,
+            devices: HashMap::new(),
+            uplinks: Dedup::new(limits),
+            joins: Dedup::new(DedupLimits { frames_max: JOINS_REMEMBERED_MAX, ..limits }),
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub(crate) fn run(mut self, messages: &Receiver<OwnerMessage>) {
+        loop {
+            let first = match self.next_timeout() {
+                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => {
+                    let wait_us = at.saturating_us_since(self.now());
+                    messages.recv_timeout(Duration::from_micros(wait_us))
+                }
+            };
+            match first {
+                Ok(message) => {
+                    if self.take(message).is_stop() {
+                        break;
+                    }
+                    // What waits already is cheaper to take now than after another look at the clock.
+                    let waiting: Vec<_> = messages.try_iter().take(MESSAGES_A_TURN).collect();
+                    if waiting.into_iter().any(|message| self.take(message).is_stop()) {
+                        break;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.close_windows();
+        }
+        let now = self.now();
+        for closed in self.uplinks.close_all(now) {
+            self.decide(closed, now);
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Mono> {
+        [self.uplinks.poll_timeout(), self.joins.poll_timeout()].into_iter().flatten().min()
+    }
+
+    fn take(&mut self, message: OwnerMessage) -> Turn {
+        match message {
+            OwnerMessage::Uplinks(copies) => {
+                let count = copies.len() as u64;
+                let now = self.now();
+                for copy in copies {
+                    self.take_copy(copy, now);
+                }
+                self.shared.sizes.ingress_frames.fetch_sub(count, std::sync::atomic::Ordering::Relaxed);
+            }
+            OwnerMessage::Joins(copies) => {
+                let now = self.now();
+                for copy in copies {
+                    self.take_join(copy, now);
+                }
+            }
+            OwnerMessage::Run(work) => work(self),
+            OwnerMessage::Stop => return Turn::Stop,
+        }
+        Turn::GoOn
+    }
+
+    fn close_windows(&mut self) {
+        let now = self.now();
+        for closed in self.uplinks.handle_timeout(now) {
+            self.decide(closed, now);
+        }
+        for closed in self.joins.handle_timeout(now) {
+            self.hand_over_join(closed);
+        }
+    }
+
+    fn now(&self) -> Mono {
+        self.shared.clock.mono()
+    }
+
+    // ---- data frames -------------------------------------------------------------------------------------------
+
+    fn take_copy(&mut self, copy: VerifiedCopy, now: Mono) {
+        let shared = Arc::clone(&self.shared);
+        let metrics = &shared.metrics;
+        metrics.verify_seconds.observe(seconds(now.saturating_us_since(copy.uplink.received)));
+        let refuse = |copy: &VerifiedCopy, reason| {
+            let mut refusal = refusal_of(&copy.uplink, reason);
+            refusal.dev_eui = Some(copy.dev_eui);
+            refusal.fcnt = Some(copy.proof.fcnt().value());
+            shared.drops.refuse(refusal);
+        };
+        let Some(device) = self.devices.get_mut(&copy.dev_eui) else {
+            return refuse(&copy, DropReason::UnknownDevAddr);
+        };
+        if device.disabled {
+            return refuse(&copy, DropReason::DeviceDisabled);
+        }
+        let profile = device.profile.load();
+        let Some(session) = device.session_mut(copy.proof.session()) else {
+            return refuse(&copy, DropReason::UnknownDevAddr);
+        };
+        let phy = copy.uplink.phy.clone();
+        let Some(uplink) = copy.proof.open(&phy) else {
+            return refuse(&copy, DropReason::MicMismatch);
+        };
+        if let Err(reason) = fits_region(&profile, &copy.uplink, session) {
+            return refuse(&copy, reason);
+        }
+        let (counter, refused) = match session.recheck(&uplink) {
+            Ok(counter) => (counter, DropReason::NbTransExceeded),
+            // It may still be a copy of a frame whose window is open, while the next frame is here already.
+            Err(reason @ DropReason::FcntReplayed) => (Counter::RepeatExhausted, reason),
+            Err(reason) => {
+                if reason == DropReason::FcntReuse {
+                    let message = format!("FCntUp {} came again with other content", copy.proof.fcnt());
+                    let record =
+                        records::error(copy.uplink.received_at, Some(copy.dev_eui), "fcnt_reuse", message);
+                    shared.submit(vec![record], Vec::new());
+                }
+                return refuse(&copy, reason);
+            }
+        };
+        let id = FrameId::Data { session: session.id, fcnt: copy.proof.fcnt(), content: copy.proof.content() };
+        let late_ms = (u64::from(session.mac.rx1_delay_s) + 1) * 1_000;
+        match self.uplinks.handle(id, counter, copy.clone(), late_ms, now) {
+            Handled::Opened => {
+                session.open_uplink(&profile, &uplink, copy.uplink.received_at);
+                shared.index.move_counter(session.dev_addr, session.dev_eui, session.id, session.fcnt_up);
+            }
+            Handled::OpenedRepeat => {
+                session.count_repeat();
+                Metrics::add(&metrics.retransmissions);
+            }
+            Handled::Joined | Handled::Absorbed => {}
+            Handled::Late => {
+                Metrics::add(&metrics.late_copies);
+                let record = records::late_receptions(
+                    copy.uplink.received_at,
+                    copy.dev_eui,
+                    copy.proof.session(),
+                    copy.proof.fcnt(),
+                    std::slice::from_ref(&copy.uplink),
+                );
+                shared.submit(vec![record], Vec::new());
+            }
+            Handled::RepeatRefused => {
+                if refused == DropReason::NbTransExceeded && session.tell_excess() {
+                    let message = format!(
+                        "FCntUp {} was sent more often than the device may; it may be a replay",
+                        copy.proof.fcnt()
+                    );
+                    let record = records::error(
+                        copy.uplink.received_at,
+                        Some(copy.dev_eui),
+                        "nb_trans_exceeded",
+                        message,
+                    );
+                    shared.submit(vec![record], Vec::new());
+                }
+                refuse(&copy, refused);
+            }
+            Handled::Full => refuse(&copy, DropReason::QueueFull),
+        }
+    }
+
+    fn decide(&mut self, closed: Closed<VerifiedCopy>, now: Mono) {
+        let shared = Arc::clone(&self.shared);
+        let Some(first) = closed.receptions.first() else { return };
+        let (dev_eui, proof) = (first.dev_eui, first.proof);
+        // A device that was deleted while its window was open has nobody left to hear it.
+        let Some(device) = self.devices.get_mut(&dev_eui) else { return };
+        let profile = device.profile.load();
+        let (queue, allow_fcnt_reset) = (device.queue, device.allow_fcnt_reset);
+        let Some(session) = device.session_mut(proof.session()) else { return };
+        let phy = first.uplink.phy.clone();
+        let Some(uplink) = proof.open(&phy) else { return };
+        let at = first.uplink.received_at;
+        let radio = radio_context(&profile, session, &closed, now);
+        let step = if closed.repeat {
+            uplink::apply_repeat(session, &profile, &uplink, &radio, at)
+        } else {
+            uplink::apply(session, &profile, &uplink, &radio, queue, at)
+        };
+
+        let mut events = Vec::new();
+        if !closed.repeat {
+            events.push(uplink_record(&uplink, &step, &closed, &radio, session, at));
+        }
+        step_records(&step, session, at, &mut events);
+        let mut deltas = vec![delta_of(session, &step)];
+        let job = step.downlink.map(|plan| DownlinkJob::new(session, Arc::clone(&profile), plan, &closed));
+        if session.version.is_1_1() && step.mac_changed {
+            shared.index.put(session.dev_addr, Candidate::new(session, &profile, allow_fcnt_reset));
+        }
+        if step.session_confirmed {
+            retire_older(device, proof.session(), &shared, &mut deltas);
+        }
+        device.last_seen = Some(at);
+        shared.submit_uplink(events, deltas, job, now, !closed.repeat);
+    }
+
+    // ---- joins -------------------------------------------------------------------------------------------------
+
+    fn take_join(&mut self, copy: JoinCopy, now: Mono) {
+        let request = copy.request;
+        let refuse = |reason| {
+            let mut refusal = refusal_of(&copy.uplink, reason);
+            refusal.dev_eui = Some(request.dev_eui);
+            refusal.join_eui = Some(request.join_eui);
+            self.shared.drops.refuse(refusal);
+        };
+        let Some(device) = self.devices.get(&request.dev_eui) else {
+            return refuse(DropReason::DeviceUnknown);
+        };
+        if device.disabled {
+            return refuse(DropReason::DeviceDisabled);
+        }
+        if device.join_eui != request.join_eui.value() {
+            return refuse(DropReason::JoinEuiMismatch);
+        }
+        let profile = device.profile.load();
+        if !profile.region().accepts_frequency(copy.uplink.freq)
+            || profile.region().data_rate_up(copy.uplink.modulation, profile.revision).is_none()
+        {
+            return refuse(DropReason::WrongRegion);
+        }
+        let id = FrameId::Join {
+            dev_eui: request.dev_eui,
+            dev_nonce: request.dev_nonce,
+            content: u64::from(u32::from_le_bytes(request.mic.to_bytes())),
+        };
+        let dev_eui = copy.request.dev_eui;
+        match self.joins.handle(id, Counter::Fresh, copy.clone(), JOIN_LATE_MS, now) {
+            Handled::Full => {
+                let mut refusal = refusal_of(&copy.uplink, DropReason::RateLimited);
+                refusal.dev_eui = Some(dev_eui);
+                self.shared.drops.refuse(refusal);
+            }
+            Handled::Opened
+            | Handled::OpenedRepeat
+            | Handled::Joined
+            | Handled::Absorbed
+            | Handled::Late
+            | Handled::RepeatRefused => {}
+        }
+    }
+
+    fn hand_over_join(&self, closed: Closed<JoinCopy>) {
+        let Some(first) = closed.receptions.first() else { return };
+        let request = first.request;
+        let Some(device) = self.devices.get(&request.dev_eui) else { return };
+        let in_use = device.sessions().map(|session| session.dev_addr).collect();
+        let job = JoinJob {
+            request,
+            copies: closed.receptions.into_iter().map(|copy| copy.uplink).collect(),
+            profile: device.profile.load(),
+            addresses_in_use: in_use,
+        };
+        if let Err(error) = self.shared.joins.try_send(job) {
+            let (mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job)) = error;
+            if let Some(copy) = job.copies.first() {
+                let mut refusal = refusal_of(copy, DropReason::RateLimited);
+                refusal.dev_eui = Some(request.dev_eui);
+                self.shared.drops.refuse(refusal);
+            }
+        }
+    }
+
+    /// Takes a session that a Join-Accept offers and the journal holds.
+    pub(crate) fn add_pending(&mut self, session: Session) {
+        let shared = Arc::clone(&self.shared);
+        let Some(device) = self.devices.get_mut(&session.dev_eui) else { return };
+        let profile = device.profile.load();
+        // The same accept given again names the same session.
+        device.pending.retain(|known| known.id != session.id);
+        shared.index.put(session.dev_addr, Candidate::new(&session, &profile, device.allow_fcnt_reset));
+        device.pending.push(session);
+        let mut deltas = Vec::new();
+        while device.pending.len() > PENDING_SESSIONS_MAX {
+            let oldest = device.pending.remove(0);
+            shared.index.remove(oldest.dev_addr, oldest.dev_eui, oldest.id);
+            deltas.push(removed(&oldest));
+        }
+        if !deltas.is_empty() {
+            shared.submit(Vec::new(), deltas);
+        }
+    }
+}
+
+enum Turn {
+    GoOn,
+    Stop,
+}
+
+impl Turn {
+    const fn is_stop(&self) -> bool {
+        matches!(self, Self::Stop)
+    }
+}
+
+impl Shared {
+    /// Makes something durable that nobody waits for.
+    pub(crate) fn submit(&self, records: Vec<pb::Record>, deltas: Vec<pb::Delta>) {
+        self.hand_over(Submission { records, deltas, done: None });
+    }
+
+    fn submit_uplink(
+        &self,
+        records: Vec<pb::Record>,
+        deltas: Vec<pb::Delta>,
+        job: Option<DownlinkJob>,
+        decided: Mono,
+        is_new: bool,
+    ) {
+        let metrics = Arc::clone(&self.metrics);
+        let drops = Arc::clone(&self.drops);
+        let clock = self.clock;
+        let downlinks = self.downlinks.clone();
+        let done = move |_| {
+            if is_new {
+                Metrics::add(&metrics.uplinks);
+            }
+            metrics.commit_seconds.observe(seconds(clock.mono().saturating_us_since(decided)));
+            if let Some(job) = job
+                && downlinks.try_send(job).is_err()
+            {
+                drops.count(DropReason::DownlinkWindowMissed);
+            }
+        };
+        self.hand_over(Submission { records, deltas, done: Some(Box::new(done)) });
+    }
+
+    fn hand_over(&self, submission: Submission) {
+        // Waits while the disk is behind; the sockets stop acknowledging meanwhile.
+        if self.journal.submit_blocking(submission).is_err() {
+            tracing::error!("the journal is closed while frames are still decided; they were not accepted");
+        }
+    }
+}
+
+/// The sessions before the one an uplink has just proved are over.
+fn retire_older(
+    device: &mut Device,
+    confirmed: mac::ids::SessionId,
+    shared: &Shared,
+    deltas: &mut Vec<pb::Delta>,
+) {
+    let Some(position) = device.pending.iter().position(|session| session.id == confirmed) else { return };
+    let mut older: Vec<Session> = device.pending.drain(..=position).collect();
+    let current = older.pop().map(Box::new);
+    older.extend(std::mem::replace(&mut device.current, current).map(|session| *session));
+    for session in older {
+        shared.index.remove(session.dev_addr, session.dev_eui, session.id);
+        deltas.push(removed(&session));
+    }
+}
+
+pub(crate) fn removed(session: &Session) -> pb::Delta {
+    pb::Delta {
+        dev_eui: session.dev_eui.value(),
+        session_id: session.id.value(),
+        removed: true,
+        ..pb::Delta::default()
+    }
+}
+
+/// The counters, and the cold state when it changed.
+fn delta_of(session: &Session, step: &Step) -> pb::Delta {
+    pb::Delta { state: step.mac_changed.then(|| session.pack()), ..counters_of(session) }
+}
+
+/// What a session's counters are.
+pub(crate) fn counters_of(session: &Session) -> pb::Delta {
+    pb::Delta {
+        dev_eui: session.dev_eui.value(),
+        session_id: session.id.value(),
+        fcnt_up_plus_1: Some(session.fcnt_up.map_or(0, |fcnt| u64::from(fcnt.value()) + 1)),
+        n_fcnt_down: Some(session.n_fcnt_down),
+        a_fcnt_down: session.version.is_1_1().then_some(session.a_fcnt_down),
+        ..pb::Delta::default()
+    }
+}
+
+fn fits_region(profile: &Profile, copy: &GatewayUplink, session: &Session) -> Result<(), DropReason> {
+    let region = profile.region();
+    if !region.accepts_frequency(copy.freq) {
+        return Err(DropReason::WrongRegion);
+    }
+    let dr = region.data_rate_up(copy.modulation, profile.revision).ok_or(DropReason::WrongRegion)?;
+    // Older versions leave it open what happens to longer frames (TS001-1.0.4 §4.3.2): they are taken.
+    if session.version >= mac::version::MacVersion::V1_0_4 {
+        let direction = mac::crypto::Direction::Up;
+        let m_max =
+            region.max_payload_m(direction, dr, profile.revision, false).ok_or(DropReason::WrongRegion)?;
+        if copy.phy.len() > usize::from(m_max) + PHY_OVERHEAD {
+            return Err(DropReason::PayloadTooLong);
+        }
+    }
+    Ok(())
+}
+
+fn radio_context(
+    profile: &Profile,
+    session: &Session,
+    closed: &Closed<VerifiedCopy>,
+    now: Mono,
+) -> RadioContext {
+    let region = profile.region();
+    let copies = &closed.receptions;
+    let first = copies.first().map(|copy| &copy.uplink);
+    let freq = first.map(|uplink| uplink.freq).unwrap_or_default();
+    let dr =
+        first.and_then(|uplink| region.data_rate_up(uplink.modulation, profile.revision)).unwrap_or_default();
+    let last_ms = (u64::from(session.mac.rx1_delay_s) + 1) * 1_000;
+    let in_time = now.plus_ms(GATEWAY_LEAD_MS) <= closed.opened_at.plus_ms(last_ms);
+    RadioContext {
+        freq,
+        dr,
+        channel: region.uplink_channel(freq, dr, &session.extra_channels(profile)),
+        snr_db: copies.iter().filter_map(|copy| copy.uplink.snr_db).max_by(f32::total_cmp),
+        gateway_count: copies.len(),
+        ended_at_gps_us: copies
+            .iter()
+            .find_map(|copy| gps_time_us(&copy.uplink))
+            .or_else(|| first.map(|uplink| mac::gps::gps_from_unix_us(uplink.received_at.us()))),
+        reply: if in_time { Reply::Possible } else { Reply::TooLate },
+    }
+}
+
+/// The gateway's own GPS time of the end of the frame, when the server's clock finds it plausible: a gateway is not
+/// authenticated, and a device would believe it.
+fn gps_time_us(copy: &GatewayUplink) -> Option<i64> {
+    let claimed_us = i64::try_from(copy.gps_time_ms?).ok()?.checked_mul(1_000)?;
+    let here_us = mac::gps::gps_from_unix_us(copy.received_at.us());
+    (claimed_us.abs_diff(here_us) <= GPS_TRUST_US).then_some(claimed_us)
+}
+
+fn uplink_record(
+    uplink: &mac::verify::VerifiedUplink<'_>,
+    step: &Step,
+    closed: &Closed<VerifiedCopy>,
+    radio: &RadioContext,
+    session: &Session,
+    at: Timestamp,
+) -> pb::Record {
+    let frame = uplink.frame();
+    let payload =
+        step.app_payload.as_ref().and_then(|data| frame.msg.get(data.bytes.clone())).unwrap_or_default();
+    let copies = &closed.receptions;
+    let first = copies.first().map(|copy| &copy.uplink);
+    let coding_rate = first.and_then(|uplink| uplink.coding_rate).unwrap_or_default();
+    let airtime = first
+        .and_then(|uplink| mac::airtime::airtime_us(uplink.modulation, coding_rate, uplink.phy.len(), true));
+    let kind = Kind::Uplink(pb::UplinkRecord {
+        session_id: session.id.value(),
+        dev_addr: records::address(session.dev_addr),
+        fcnt_up: uplink.fcnt().value(),
+        f_port: frame.f_port.map(u32::from),
+        frm_payload: payload.to_vec(),
+        confirmed: frame.confirmed,
+        adr: frame.adr,
+        receptions: copies.iter().map(|copy| records::reception(&copy.uplink, at, false)).collect(),
+        frequency_hz: radio.freq.value(),
+        airtime_us: airtime.and_then(|us| u32::try_from(us).ok()).unwrap_or(0),
+        modulation: first.map(|uplink| records::modulation(uplink.modulation, Some(radio.dr), coding_rate)),
+    });
+    records::record(at, Some(session.dev_eui), kind)
+}
+
+/// Events beside the uplink itself.
+fn step_records(step: &Step, session: &Session, at: Timestamp, out: &mut Vec<pb::Record>) {
+    let dev_eui = Some(session.dev_eui);
+    if let Some(status) = step.status {
+        let kind = Kind::DeviceStatus(pb::DeviceStatusRecord {
+            battery: u32::from(status.battery),
+            margin_db: i32::from(status.margin_db),
+        });
+        out.push(records::record(at, dev_eui, kind));
+    }
+    if let Some(answer) = step.device_answer {
+        let (fcnt, state, reason) = match answer {
+            DeviceAnswer::Acknowledged(fcnt) => (fcnt, DownlinkState::DeviceAcknowledged, ""),
+            DeviceAnswer::NotAcknowledged(fcnt) => (fcnt, DownlinkState::Failed, "not_acknowledged"),
+        };
+        let note = DownlinkNote {
+            dev_eui: session.dev_eui,
+            session_id: session.id,
+            item_id: String::new(),
+            fcnt_down: Some(fcnt.value()),
+            gateway: None,
+        };
+        out.push(note.record(at, state, reason));
+    }
+    for note in &step.notes {
+        out.push(records::error(at, dev_eui, note.code(), note.to_string()));
+    }
+}
+
+pub(crate) fn seconds(us: u64) -> f64 {
+    Duration::from_micros(us).as_secs_f64()
+}
+
+/// MHDR and MIC.
+const PHY_OVERHEAD: usize = 5;
+/// How far a gateway's GPS time may lie from the server's.
+const GPS_TRUST_US: u64 = 5_000_000;
+const MESSAGES_A_TURN: usize = 64;
+/// A full queue of an owner is gone in milliseconds, or the machine is overloaded.
+const OWNER_TRIES: u32 = 2_000;
+/// A copy of a Join-Request is recognised for so long.
+const JOIN_LATE_MS: u64 = 60_000;

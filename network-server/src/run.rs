@@ -1,0 +1,413 @@
+//! Starting and stopping the network server: what is made in which order, and the only place that reads the clocks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwapOption;
+use crossbeam_channel::Sender;
+use mac::dedup::WINDOW_MS;
+use mac::ids::{DevEui, FCntUp, GatewayEui, NetId, SessionId};
+use mac::region::RegionId;
+use mac::session::Session;
+use mac::units::{Mono, Timestamp};
+use prometheus_client::registry::Registry;
+use proto::port::{JoinPort, NetworkPort, PayloadPort};
+use proto::v1;
+use store::{SessionRow, Store, StoreError};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::budget::{DOWNLINKS_IN_FLIGHT_MAX, JOINS_IN_FLIGHT_MAX, OWNER_QUEUE_MAX};
+use crate::control::Control;
+use crate::downlink::Downlinks;
+use crate::drops::DropLog;
+use crate::gateway::{
+    self, GatewayConfig, GatewayError, GatewayEvent, GatewayPolicy, Gateways, UdpConfig, UdpServer,
+};
+use crate::index::{Candidate, DevAddrIndex};
+use crate::ingest::{Ingest, ReplayBudget, Verdicts};
+use crate::join::Joins;
+use crate::metrics::{Metrics, Sizes};
+use crate::owner::{Device, Owner, OwnerMessage, Shared, owner_of};
+use crate::profiles::{Profiles, from_message};
+use crate::records;
+use crate::seal::open_keys;
+use crate::transmit::Transmitter;
+
+/// How the network server is run.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// Where gateways send to.
+    pub udp: UdpConfig,
+    /// The network's identifier; DevAddrs are made in it.
+    pub net_id: NetId,
+    /// How long copies of an uplink are gathered, milliseconds.
+    pub dedup_window_ms: u64,
+    /// Threads that decide; 1 suits up to four cores.
+    pub owner_threads: usize,
+    /// Gateways that knock are registered.
+    pub auto_register: bool,
+    /// The region of gateways registered so.
+    pub auto_register_region: Option<RegionId>,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            udp: UdpConfig::default(),
+            net_id: NetId::new(0),
+            dedup_window_ms: WINDOW_MS,
+            owner_threads: 1,
+            auto_register: false,
+            auto_register_region: None,
+        }
+    }
+}
+
+/// Why the network server did not start. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port of the gateways.
+    #[error(transparent)]
+    Gateways(#[from] GatewayError),
+    /// What was stored could not be read.
+    #[error("the stored network state could not be read")]
+    Store(#[from] StoreError),
+    /// A stored session cannot be used.
+    #[error("session {session:016x} of device {dev_eui} in the database is damaged: restore a backup")]
+    #[allow(missing_docs, reason = "fields are named after what they hold")]
+    DamagedSession { dev_eui: DevEui, session: u64 },
+    /// The system gives no thread.
+    #[error("no thread could be started")]
+    Thread(#[source] std::io::Error),
+}
+
+/// The clocks: one that never jumps for windows and deadlines, the wall clock for what people read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { started: Instant::now() }
+    }
+
+    pub(crate) fn mono(self) -> Mono {
+        Mono::from_us(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    #[allow(clippy::unused_self, reason = "both clocks are read through this type")]
+    pub(crate) fn wall(self) -> Timestamp {
+        wall_clock()
+    }
+}
+
+/// The wall clock; before 1970 it is 1970.
+pub(crate) fn wall_clock() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_us(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// The running network server.
+pub struct NetworkServer {
+    port: Arc<Control>,
+    payloads: Arc<ArcSwapOption<Arc<dyn PayloadPort>>>,
+    udp: Arc<UdpServer>,
+    owners: Vec<Sender<OwnerMessage>>,
+    threads: Vec<JoinHandle<()>>,
+    tasks: JoinSet<()>,
+    metrics: Arc<Metrics>,
+    drops: Arc<DropLog>,
+    sizes: Arc<Sizes>,
+}
+
+impl std::fmt::Debug for NetworkServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NetworkServer").field("udp", &self.udp.local_addr()).finish_non_exhaustive()
+    }
+}
+
+impl NetworkServer {
+    /// Loads what the store holds, starts the owners, and opens the gateways' port last.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is running then.
+    pub async fn start(
+        config: NetworkConfig,
+        store: &Store,
+        join_server: Arc<dyn JoinPort>,
+    ) -> Result<Self, StartError> {
+        let clock = Clock::start();
+        let metrics = Arc::new(Metrics::default());
+        let drops = Arc::new(DropLog::default());
+        let sizes = Arc::new(Sizes::default());
+        let index = Arc::new(DevAddrIndex::default());
+        let profiles = Arc::new(Profiles::default());
+        let gateways = Arc::new(Gateways::new(GatewayPolicy {
+            auto_register: config.auto_register,
+            ..GatewayPolicy::default()
+        }));
+        let (downlink_jobs, downlinks) = mpsc::channel(DOWNLINKS_IN_FLIGHT_MAX);
+        let (join_jobs, joins) = mpsc::channel(JOINS_IN_FLIGHT_MAX);
+        let shared = Arc::new(Shared {
+            index: Arc::clone(&index),
+            drops: Arc::clone(&drops),
+            metrics: Arc::clone(&metrics),
+            sizes: Arc::clone(&sizes),
+            journal: store.journal(),
+            sealer: store.sealer(),
+            clock,
+            downlinks: downlink_jobs,
+            joins: join_jobs,
+            window_ms: config.dedup_window_ms,
+        });
+
+        let mut loaded: Vec<Owner> =
+            (0..config.owner_threads.max(1)).map(|_| Owner::new(Arc::clone(&shared))).collect();
+        load(store, &shared, &profiles, &gateways, &mut loaded).await?;
+
+        let mut owners = Vec::new();
+        let mut threads = Vec::new();
+        for (number, owner) in loaded.into_iter().enumerate() {
+            let (sender, receiver) = crossbeam_channel::bounded(OWNER_QUEUE_MAX);
+            let thread = std::thread::Builder::new().name(format!("owner-{number}"));
+            threads.push(thread.spawn(move || owner.run(&receiver)).map_err(StartError::Thread)?);
+            owners.push(sender);
+        }
+
+        let (news, news_received) = mpsc::channel(NEWS_MAX);
+        let ingest = Arc::new(Ingest {
+            index,
+            drops: Arc::clone(&drops),
+            metrics: Arc::clone(&metrics),
+            sizes: Arc::clone(&sizes),
+            owners: owners.clone(),
+            news,
+            readiness: store.readiness(),
+            verdicts: Verdicts::default(),
+            replays: ReplayBudget::default(),
+        });
+        let udp_clock = Arc::new(move || (clock.mono(), clock.wall()));
+        let udp = Arc::new(gateway::start(config.udp, Arc::clone(&gateways), ingest, udp_clock)?);
+
+        let payloads = Arc::new(ArcSwapOption::empty());
+        let transmitter =
+            Arc::new(Transmitter::new(Arc::clone(&udp), Arc::clone(&gateways), clock, Arc::clone(&metrics)));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(
+            Arc::new(Downlinks {
+                shared: Arc::clone(&shared),
+                owners: owners.clone(),
+                transmitter: Arc::clone(&transmitter),
+                payloads: Arc::clone(&payloads),
+            })
+            .run(downlinks),
+        );
+        let joining = Joins::new(Arc::clone(&shared), owners.clone(), transmitter, join_server, config.net_id);
+        tasks.spawn(Arc::new(joining).run(joins));
+        let port = Arc::new(Control {
+            store: store.clone(),
+            shared,
+            owners: owners.clone(),
+            profiles,
+            gateways,
+            started_at: clock.wall(),
+        });
+        tasks.spawn(tell_news(Arc::clone(&port), config.auto_register_region, news_received));
+        Ok(Self { port, payloads, udp, owners, threads, tasks, metrics, drops, sizes })
+    }
+
+    /// The port the app-bridge talks to.
+    pub fn port(&self) -> Arc<dyn NetworkPort> {
+        Arc::clone(&self.port) as Arc<dyn NetworkPort>
+    }
+
+    /// Tells whom windows ask for payloads. Before that they leave without.
+    pub fn set_payload_port(&self, port: Arc<dyn PayloadPort>) {
+        self.payloads.store(Some(Arc::new(port)));
+    }
+
+    /// Where gateways send to.
+    pub fn local_addr(&self) -> std::net::SocketAddr {
+        self.udp.local_addr()
+    }
+
+    /// Makes counters and histograms visible.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(&self.drops, Arc::clone(&self.sizes), registry);
+    }
+
+    /// Stops taking frames, decides the open windows, and hands everything to the journal. The store is the caller's to close.
+    pub async fn stop(mut self) {
+        let udp = Arc::clone(&self.udp);
+        let owners = std::mem::take(&mut self.owners);
+        let threads = std::mem::take(&mut self.threads);
+        let ended = tokio::task::spawn_blocking(move || {
+            udp.stop();
+            for owner in &owners {
+                // An owner that has ended already has nothing left to close.
+                let _ = owner.send(OwnerMessage::Stop);
+            }
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("an owner thread ended with a panic; frames it held were not accepted");
+                }
+            }
+        });
+        if ended.await.is_err() {
+            tracing::error!("stopping the owners was cut off");
+        }
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Fills the owners and the index from the store.
+async fn load(
+    store: &Store,
+    shared: &Arc<Shared>,
+    profiles: &Profiles,
+    gateways: &Gateways,
+    owners: &mut [Owner],
+) -> Result<(), StartError> {
+    let tables = store.network();
+    for message in tables.load_profiles().await? {
+        match from_message(&message) {
+            Ok(profile) => profiles.put(&message.id, profile),
+            Err(error) => tracing::error!(
+                profile = message.id,
+                error,
+                "a stored profile cannot be used; its devices are refused"
+            ),
+        }
+    }
+    for (eui, message) in tables.load_gateways().await? {
+        gateways.put(gateway_config(GatewayEui::new(eui), &message));
+    }
+    let count = owners.len();
+    let mut devices = 0;
+    tables
+        .load_devices(|row| {
+            let Some(profile) = profiles.find(&row.profile_id) else { return };
+            let dev_eui = DevEui::new(row.dev_eui);
+            let device = Device {
+                join_eui: row.join_eui,
+                profile,
+                disabled: row.disabled,
+                allow_fcnt_reset: row.allow_fcnt_reset,
+                queue: None,
+                current: None,
+                pending: Vec::new(),
+                last_seen: None,
+            };
+            if let Some(owner) = owners.get_mut(owner_of(dev_eui, count)) {
+                owner.devices.insert(dev_eui, device);
+                devices += 1;
+            }
+        })
+        .await?;
+    let mut failed = None;
+    let mut sessions = 0;
+    tables
+        .load_sessions(|row| {
+            let dev_eui = DevEui::new(row.dev_eui);
+            let Some(owner) = owners.get_mut(owner_of(dev_eui, count)) else { return };
+            let Some(device) = owner.devices.get_mut(&dev_eui) else { return };
+            match session_of(shared, &row) {
+                Some(session) => {
+                    let profile = device.profile.load();
+                    shared
+                        .index
+                        .put(session.dev_addr, Candidate::new(&session, &profile, device.allow_fcnt_reset));
+                    sessions += 1;
+                    if session.mac.pending {
+                        device.pending.push(session);
+                    } else {
+                        device.current = Some(Box::new(session));
+                    }
+                }
+                None => {
+                    failed.get_or_insert(StartError::DamagedSession { dev_eui, session: row.session_id });
+                }
+            }
+        })
+        .await?;
+    for owner in owners {
+        owner.devices.values_mut().filter(|d| d.pending.len() > 1).for_each(sort_pending);
+        owner.devices.shrink_to_fit();
+    }
+    shared.sizes.devices.store(devices, Ordering::Relaxed);
+    shared.sizes.sessions.store(sessions, Ordering::Relaxed);
+    failed.map_or(Ok(()), Err)
+}
+
+fn sort_pending(device: &mut Device) {
+    device.pending.sort_by_key(|session| session.mac.started_at_s);
+}
+
+fn session_of(shared: &Shared, row: &SessionRow) -> Option<Session> {
+    let id = SessionId::new(row.session_id);
+    let keys = open_keys(&shared.sealer, id, &row.sealed_keys).ok()??;
+    let fcnt_up = match row.fcnt_up_plus_1.checked_sub(1) {
+        None => None,
+        Some(fcnt) => Some(FCntUp::new(u32::try_from(fcnt).ok()?)),
+    };
+    let dev_eui = DevEui::new(row.dev_eui);
+    Session::unpack(id, dev_eui, keys, &row.state, fcnt_up, row.n_fcnt_down, row.a_fcnt_down).ok()
+}
+
+/// A gateway as the sockets need it.
+pub(crate) fn gateway_config(eui: GatewayEui, message: &v1::Gateway) -> GatewayConfig {
+    GatewayConfig {
+        region: RegionId::from_number(message.region),
+        antenna_gain_dbi: message.antenna_gain_dbi,
+        power_dbm_max: (message.max_power_dbm != 0.0).then_some(message.max_power_dbm),
+        ..GatewayConfig::new(eui)
+    }
+}
+
+/// Makes news of gateways durable: they are events like all others.
+async fn tell_news(control: Arc<Control>, region: Option<RegionId>, mut news: mpsc::Receiver<GatewayEvent>) {
+    while let Some(event) = news.recv().await {
+        let at = control.shared.clock.wall();
+        let record = match event {
+            GatewayEvent::Online { gateway } => records::gateway(at, gateway, true, ""),
+            GatewayEvent::Offline { gateway } => records::gateway(at, gateway, false, "silent for a minute"),
+            GatewayEvent::PathMoved { gateway, from, to } => {
+                tracing::info!(gateway_eui = %gateway, %from, %to, "the downlink path of a gateway moved");
+                records::gateway(at, gateway, true, &format!("downlink path moved from {from} to {to}"))
+            }
+            GatewayEvent::PathMoveRefused { gateway, from } => {
+                tracing::warn!(gateway_eui = %gateway, %from, "a PULL_DATA from elsewhere was kept out");
+                let message = format!(
+                    "gateway {gateway}: a PULL_DATA from {from} was kept out, the path is alive elsewhere"
+                );
+                records::error(at, None, "path_move_refused", message)
+            }
+            GatewayEvent::AutoRegistered { gateway, source } => {
+                tracing::info!(gateway_eui = %gateway, %source, "a gateway registered itself");
+                let message = v1::Gateway {
+                    gateway_eui: gateway.to_string(),
+                    name: format!("registered from {source}"),
+                    region: region.map_or(0, RegionId::number),
+                    created_at_us: at.us(),
+                    ..v1::Gateway::default()
+                };
+                if let Err(error) = control.store.network().put_gateway(gateway.value(), &message).await {
+                    tracing::error!(gateway_eui = %gateway, %error, "a gateway that registered itself was not written");
+                }
+                records::gateway(at, gateway, true, &format!("registered from {source}"))
+            }
+            GatewayEvent::Dropped { .. } | GatewayEvent::DroppedMany { .. } | GatewayEvent::Uplinks(_) => {
+                continue;
+            }
+        };
+        if let Err(error) = control.shared.journal.commit(vec![record], Vec::new()).await {
+            tracing::error!(%error, "news of a gateway was not written");
+        }
+    }
+}
+
+const NEWS_MAX: usize = 4_096;

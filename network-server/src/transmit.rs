@@ -1,0 +1,200 @@
+//! Puts a frame on air: which gateway, which window, and what became of it.
+//!
+//! The bytes are made once. RX2 or another gateway gets the identical bytes, and only after an explicit refusal while
+//! that window can still be reached; after silence nothing is sent in the same pair of windows.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mac::airtime::airtime_us;
+use mac::duty::{DutyLedger, Reservation};
+use mac::ids::GatewayEui;
+use mac::region::{CodingRate, Modulation, Region};
+use mac::units::{Hz, Mono};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::budget::{GATEWAY_LEAD_MS, TX_ACK_MS};
+use crate::gateway::{GatewayUplink, Gateways, Polarization, TxOutcome, TxRequest, TxTime, UdpServer};
+use crate::metrics::Metrics;
+use crate::run::Clock;
+
+/// One receive window of a device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    pub(crate) delay_s: u8,
+    pub(crate) freq: Hz,
+    pub(crate) modulation: Modulation,
+}
+
+/// A frame and where it may go.
+#[derive(Debug)]
+pub(crate) struct Frame<'a> {
+    pub(crate) phy: Vec<u8>,
+    pub(crate) region: &'static Region,
+    /// Windows it fits, the earlier one first.
+    pub(crate) windows: Vec<Window>,
+    /// The copies of the uplink it answers, the best first.
+    pub(crate) copies: &'a [GatewayUplink],
+}
+
+/// What became of a frame.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Sent {
+    /// A gateway took it.
+    Acknowledged { gateway: GatewayEui, warning: Option<String> },
+    /// It left; nobody told what became of it.
+    Unknown { gateway: GatewayEui, detail: &'static str },
+    /// It did not go on air.
+    Failed { gateway: Option<GatewayEui>, reason: String },
+    /// No window could be reached any more.
+    Missed,
+}
+
+/// See the file's head.
+pub(crate) struct Transmitter {
+    pub(crate) udp: Arc<UdpServer>,
+    pub(crate) gateways: Arc<Gateways>,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+    duty: Mutex<HashMap<GatewayEui, DutyLedger>>,
+}
+
+impl Transmitter {
+    pub(crate) fn new(
+        udp: Arc<UdpServer>,
+        gateways: Arc<Gateways>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { udp, gateways, clock, metrics, duty: Mutex::default() }
+    }
+
+    /// Sends the frame through the best way that is left.
+    pub(crate) async fn transmit(&self, frame: &Frame<'_>) -> Sent {
+        let mut last = Sent::Missed;
+        for copy in frame.copies {
+            for window in &frame.windows {
+                if !self.in_reach(copy, window) {
+                    continue;
+                }
+                let sent = self.try_way(frame, copy, window).await;
+                if !matches!(sent, Sent::Failed { .. }) {
+                    return sent;
+                }
+                last = sent;
+            }
+        }
+        last
+    }
+
+    /// Whether a frame handed over now is there in time.
+    fn in_reach(&self, copy: &GatewayUplink, window: &Window) -> bool {
+        let round_trip_ms = self.gateways.link(copy.gateway).and_then(|link| link.round_trip_ms).unwrap_or(0.0);
+        // Half of it was spent on the way here, the other half is needed on the way back.
+        let on_the_way = Duration::try_from_secs_f32(round_trip_ms / 1_000.0).unwrap_or_default();
+        let opens = copy.received.plus_ms(u64::from(window.delay_s) * 1_000);
+        let lead = Duration::from_millis(GATEWAY_LEAD_MS) + on_the_way;
+        let lead_us = u64::try_from(lead.as_micros()).unwrap_or(u64::MAX);
+        self.now().plus_us(lead_us) <= opens
+    }
+
+    async fn try_way(&self, frame: &Frame<'_>, copy: &GatewayUplink, window: &Window) -> Sent {
+        let gateway = copy.gateway;
+        let failed = |reason: String| Sent::Failed { gateway: Some(gateway), reason };
+        let Some(limits) = frame.region.downlink_limits(window.freq) else {
+            return failed(format!("{} is not for downlinks in {}", window.freq, frame.region.id()));
+        };
+        let airtime = airtime_us(window.modulation, CodingRate::Cr4_5, frame.phy.len(), false);
+        let airtime = airtime.and_then(|us| u32::try_from(us).ok()).unwrap_or(u32::MAX);
+        let reservation = match self.reserve(gateway, limits, airtime) {
+            Ok(reservation) => reservation,
+            Err(reason) => return failed(reason),
+        };
+        let request = TxRequest {
+            gateway,
+            when: TxTime::Tmst(copy.tmst_us.wrapping_add(u32::from(window.delay_s) * 1_000_000)),
+            freq: window.freq,
+            modulation: window.modulation,
+            eirp_dbm: limits.max_eirp.value(),
+            antenna: copy.antenna,
+            board: copy.board,
+            polarization: Polarization::Inverted,
+            phy: frame.phy.clone(),
+        };
+        Metrics::add(&self.metrics.downlinks_sent);
+        let outcome = self.ask(&request).await;
+        match outcome {
+            TxOutcome::Acknowledged { warning } => {
+                Metrics::add(&self.metrics.downlinks_acknowledged);
+                Sent::Acknowledged { gateway, warning }
+            }
+            TxOutcome::NoAnswer => Sent::Unknown { gateway, detail: "no TX_ACK from the gateway within 2 s" },
+            TxOutcome::SentUnconfirmed => Sent::Unknown {
+                gateway,
+                detail: "the forwarder speaks protocol version 1, which has no TX_ACK",
+            },
+            TxOutcome::NoPath => {
+                self.give_back(gateway, reservation);
+                failed("the gateway has no downlink path: it sent no PULL_DATA".to_owned())
+            }
+            TxOutcome::Refused { text, .. } => {
+                self.give_back(gateway, reservation);
+                failed(format!("the gateway refused it: {text}"))
+            }
+            TxOutcome::SendFailed { detail } => {
+                self.give_back(gateway, reservation);
+                failed(detail)
+            }
+        }
+    }
+
+    async fn ask(&self, request: &TxRequest) -> TxOutcome {
+        let (sender, receiver) = oneshot::channel();
+        self.udp.send(
+            request,
+            Box::new(move |outcome| {
+                // Whoever asked may have given up.
+                let _ = sender.send(outcome);
+            }),
+        );
+        // The sockets' own timer comes first; this one is for a server that is stopping.
+        let answer = tokio::time::timeout(Duration::from_millis(2 * TX_ACK_MS), receiver).await;
+        answer.ok().and_then(Result::ok).unwrap_or(TxOutcome::NoAnswer)
+    }
+
+    fn reserve(
+        &self,
+        gateway: GatewayEui,
+        limits: &mac::region::SubBand,
+        airtime: u32,
+    ) -> Result<Reservation, String> {
+        let mut duty = self.duty.lock();
+        let ledger = duty.entry(gateway).or_default();
+        ledger
+            .try_reserve(limits, airtime, self.now())
+            .map_err(|exceeded| format!("duty cycle of the gateway: {exceeded}"))
+    }
+
+    fn give_back(&self, gateway: GatewayEui, reservation: Reservation) {
+        if let Some(ledger) = self.duty.lock().get_mut(&gateway) {
+            ledger.give_back(reservation);
+        }
+    }
+
+    fn now(&self) -> Mono {
+        self.clock.mono()
+    }
+}
+
+/// The copies of an uplink, the best way back first: signal-to-noise ratio, then RSSI; gateways without path last.
+pub(crate) fn best_first(copies: &mut [GatewayUplink], gateways: &Gateways) {
+    copies.sort_by(|a, b| {
+        let has_path = |copy: &GatewayUplink| gateways.link(copy.gateway).is_some_and(|link| link.has_path);
+        has_path(b)
+            .cmp(&has_path(a))
+            .then_with(|| b.snr_db.unwrap_or(f32::MIN).total_cmp(&a.snr_db.unwrap_or(f32::MIN)))
+            .then_with(|| b.rssi_dbm.total_cmp(&a.rssi_dbm))
+    });
+}
