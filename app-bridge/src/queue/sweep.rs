@@ -1,0 +1,146 @@
+//! What happens to items by the passing of time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use proto::v1::DownlinkState;
+use store::DownlinkUpdate;
+use tokio_util::sync::CancellationToken;
+
+use super::{NO_DEADLINE, PAGE_ITEMS, Queue};
+use crate::clock::now_us;
+use crate::error::BridgeError;
+use crate::queue::decide::state_of;
+
+impl Queue {
+    /// Looks after deadlines, missing outcomes and what is left to tell, every `period` until `stop`.
+    pub(crate) async fn run(self: Arc<Self>, period: Duration, stop: CancellationToken) {
+        let mut hinted = Instant::now();
+        loop {
+            if hinted.elapsed() >= HINT_PERIOD {
+                hinted = Instant::now();
+                self.hint_again.store(true, Ordering::Relaxed);
+            }
+            self.catch_up_outbox().await;
+            if let Err(error) = self.expire(now_us()).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "downlinks past their deadline wait for the store"
+                );
+            }
+            if let Err(error) = self.give_up_silent(now_us()).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "downlinks without an outcome wait for the store"
+                );
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(period) => {}
+                () = self.sweep_soon.notified() => {}
+            }
+        }
+    }
+
+    /// Ends the items whose deadline has passed.
+    async fn expire(self: &Arc<Self>, now_us: i64) -> Result<(), BridgeError> {
+        if now_us < self.next_deadline_us.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        // Set before the store is read, so that an item enqueued meanwhile is not overlooked.
+        self.next_deadline_us.store(NO_DEADLINE, Ordering::Relaxed);
+        let result = self.expire_due(now_us).await;
+        let next = self.tables.next_deadline_us().await.map(|next| next.unwrap_or(NO_DEADLINE));
+        self.next_deadline_us.fetch_min(next.as_ref().copied().unwrap_or(now_us), Ordering::Relaxed);
+        result.and(next.map(drop).map_err(BridgeError::from))
+    }
+
+    async fn expire_due(self: &Arc<Self>, now_us: i64) -> Result<(), BridgeError> {
+        // The store compares with "before"; a deadline is passed when it is reached.
+        for due in self.tables.downlinks_past_deadline(now_us.saturating_add(1), PAGE_ITEMS).await? {
+            let guard = self.lock(due.dev_eui).await;
+            let waits = |state| matches!(state, DownlinkState::Queued | DownlinkState::Deferred);
+            let Some(row) = self
+                .tables
+                .downlink(&due.id)
+                .await?
+                .filter(|row| row.finished_at_us.is_none() && waits(state_of(row)))
+            else {
+                continue;
+            };
+            let update = expiry(row.id.clone(), now_us);
+            let rows = self.update(vec![row], vec![update]).await?;
+            self.tell(guard, rows);
+        }
+        Ok(())
+    }
+
+    /// Ends the items nobody has told of for too long: they may have left or not.
+    async fn give_up_silent(self: &Arc<Self>, now_us: i64) -> Result<(), BridgeError> {
+        let now = Instant::now();
+        for (dev_eui, id, lease) in self.silent(now) {
+            let guard = self.lock(dev_eui).await;
+            if !self.silent(now).iter().any(|(_, silent, _)| *silent == id) {
+                continue;
+            }
+            let Some(row) = self.tables.downlink(&id).await? else {
+                self.forget(dev_eui, &id);
+                continue;
+            };
+            let update = DownlinkUpdate {
+                id: id.clone(),
+                state: DownlinkState::Unknown as i32,
+                reason: format!("no outcome within {} s", self.outcome_patience.as_secs()),
+                at_us: now_us,
+                finished: true,
+                announced: false,
+                only_lease: lease,
+            };
+            let rows = self.update(vec![row], vec![update]).await?;
+            self.forget(dev_eui, &id);
+            self.tell(guard, rows);
+        }
+        Ok(())
+    }
+
+    /// Items leased or sent so long ago that no outcome is to be expected. One the gateway has taken waits for its device,
+    /// which may sleep for days.
+    fn silent(&self, now: Instant) -> Vec<(u64, String, Option<(u64, u32)>)> {
+        let under_way = self.under_way.lock();
+        let all = under_way.iter().flat_map(|(dev_eui, items)| items.iter().map(move |item| (dev_eui, item)));
+        all.filter(|(_, under_way)| {
+            matches!(state_of(&under_way.item), DownlinkState::Leased | DownlinkState::Sent)
+                && now.saturating_duration_since(under_way.since) >= self.outcome_patience
+        })
+        .map(|(dev_eui, under_way)| (*dev_eui, under_way.item.id.clone(), under_way.item.lease))
+        .collect()
+    }
+
+    /// Takes a settled item out of what is under way.
+    pub(super) fn forget(&self, dev_eui: u64, id: &str) {
+        let mut under_way = self.under_way.lock();
+        if let Some(items) = under_way.get_mut(&dev_eui) {
+            items.retain(|under_way| under_way.item.id != id);
+            if items.is_empty() {
+                under_way.remove(&dev_eui);
+            }
+        }
+    }
+}
+
+/// How often the network server is told of all that waits, whatever it was told before: a downlink nobody asks for would
+/// wait for ever.
+const HINT_PERIOD: Duration = Duration::from_secs(60);
+
+pub(super) fn expiry(id: String, now_us: i64) -> DownlinkUpdate {
+    DownlinkUpdate {
+        id,
+        state: DownlinkState::Expired as i32,
+        reason: "its deadline passed before a window could take it".to_owned(),
+        at_us: now_us,
+        finished: true,
+        announced: false,
+        only_lease: None,
+    }
+}

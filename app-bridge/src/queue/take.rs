@@ -1,0 +1,204 @@
+//! A window asks for a payload.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use mac::crypto::{Direction, crypt_frm_payload};
+use mac::ids::DevAddr;
+use proto::internal as pb;
+use proto::port::{PayloadPort, PortError};
+use proto::v1::DownlinkState;
+use store::{DownlinkLease, DownlinkRow, DownlinkUpdate};
+use tokio::sync::oneshot;
+
+use super::decide::{Rooms, Taken, choose, state_of};
+use super::sweep::expiry;
+use super::{Queue, UnderWay};
+use crate::clock::now_us;
+use crate::error::BridgeError;
+
+/// Items looked at for one window.
+const ITEMS_LOOKED_AT: u32 = 64;
+/// How long a window waits for the follower when the log may settle what stands in the way. A window waits 150 ms in all.
+const FOLLOWER_PATIENCE: Duration = Duration::from_millis(60);
+
+/// The queue as the network server sees it.
+pub(crate) struct PayloadSource(pub(crate) Arc<Queue>);
+
+#[async_trait]
+impl PayloadPort for PayloadSource {
+    async fn take_payload(
+        &self,
+        request: pb::TakePayloadRequest,
+    ) -> Result<pb::TakePayloadResponse, PortError> {
+        let (answer, answered) = oneshot::channel();
+        // In a task of its own: a caller that stops waiting must not leave a lease half done.
+        self.0.tasks.spawn(Arc::clone(&self.0).take(request, answer));
+        answered.await.map_err(|_| PortError::Unavailable("the app-bridge is stopping".to_owned()))?
+    }
+}
+
+type Answer = oneshot::Sender<Result<pb::TakePayloadResponse, PortError>>;
+
+impl Queue {
+    async fn take(self: Arc<Self>, request: pb::TakePayloadRequest, answer: Answer) {
+        let started = Instant::now();
+        self.await_settlement(&request).await;
+        let guard = self.lock(request.dev_eui).await;
+        let outcome = self.lease_next(&request).await;
+        self.metrics.payload_seconds.observe(started.elapsed().as_secs_f64());
+        // A caller that has gone burns the counter; the item's lease ends as unknown, unless it is handed back.
+        let mut changed = Vec::new();
+        match outcome {
+            Ok(window) => {
+                let _ = answer.send(Ok(window.response));
+                changed.extend(window.leased);
+                match self.update(window.passed_over, window.updates).await {
+                    Ok(rows) => changed.extend(rows),
+                    Err(error) => {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "downlinks that were passed over keep their state for now"
+                        );
+                    }
+                }
+            }
+            Err(error) => {
+                let _ = answer.send(Err(error));
+            }
+        }
+        if changed.is_empty() {
+            // It asked in vain: the hint it had was out of date.
+            self.hint(request.dev_eui).await;
+        }
+        self.tell(guard, changed);
+    }
+
+    /// The uplink that opened this window may have settled an item, or brought the key: its record is in the log already.
+    async fn await_settlement(&self, request: &pb::TakePayloadRequest) {
+        let confirmed_under_way = self.confirmed_under_way(request.dev_eui);
+        let key_missing = matches!(self.keys.of_session(request.session_id).await, Ok(None));
+        if !confirmed_under_way && !key_missing {
+            return;
+        }
+        let waited = tokio::time::timeout(FOLLOWER_PATIENCE, async {
+            let head = self.log.bounds().await.map(|bounds| bounds.head).unwrap_or_default();
+            // An ended follower settles nothing.
+            let _ = self.followed.clone().wait_for(|&position| position >= head).await;
+        });
+        if waited.await.is_err() {
+            tracing::debug!(
+                dev_eui = format_args!("{:016x}", request.dev_eui),
+                "a window did not wait longer for the event log"
+            );
+        }
+    }
+
+    fn confirmed_under_way(&self, dev_eui: u64) -> bool {
+        self.under_way
+            .lock()
+            .get(&dev_eui)
+            .is_some_and(|items| items.iter().any(|under_way| under_way.item.confirmed))
+    }
+
+    async fn lease_next(&self, request: &pb::TakePayloadRequest) -> Result<Window, PortError> {
+        let pb::TakePayloadRequest { dev_eui, session_id, dev_addr, fcnt_down, room_rx1, room_rx2 } = *request;
+        let waiting = self.tables.next_downlinks(dev_eui, ITEMS_LOOKED_AT).await.map_err(BridgeError::from)?;
+        let now = now_us();
+        let rooms = Rooms { rx1: room_rx1, rx2: room_rx2 };
+        let choice = choose(&waiting, self.confirmed_under_way(dev_eui), rooms, now);
+        let mut window = Window::default();
+        for &index in &choice.expire {
+            window.pass_over(&waiting, index, |row| expiry(row.id.clone(), now));
+        }
+        for &index in &choice.defer {
+            window.pass_over(&waiting, index, |row| deferral(row, rooms, now));
+        }
+        let Some(Taken { index, rx2_only, more_pending }) = choice.take else {
+            return Ok(window);
+        };
+        let Some(item) = waiting.get(index) else {
+            return Ok(window);
+        };
+        let Some(key) = self.keys.of_session(session_id).await? else {
+            tracing::warn!(
+                dev_eui = format_args!("{dev_eui:016x}"),
+                "no AppSKey of the session is known, so no downlink can be sealed; the device has to join again"
+            );
+            return Ok(window);
+        };
+        let leased = match self
+            .tables
+            .lease_downlink(&item.id, session_id, fcnt_down, now)
+            .await
+            .map_err(BridgeError::from)?
+        {
+            DownlinkLease::Leased(row) => row,
+            DownlinkLease::NotWaiting => return Ok(window),
+            DownlinkLease::CounterUsed { last } => {
+                return Err(PortError::FailedPrecondition(format!(
+                    "FCntDown {fcnt_down} of session {session_id:016x} must not seal another payload: {last} is used already"
+                )));
+            }
+        };
+        let mut frm_payload = leased.payload.clone();
+        crypt_frm_payload(key.expose(), Direction::Down, DevAddr::new(dev_addr), fcnt_down, &mut frm_payload);
+        window.response = pb::TakePayloadResponse {
+            has_payload: true,
+            item_id: leased.id.clone(),
+            f_port: u32::from(leased.f_port),
+            frm_payload,
+            confirmed: leased.confirmed,
+            more_pending,
+            rx2_only,
+        };
+        self.under_way.lock().entry(dev_eui).or_default().push(UnderWay::new(leased.clone()));
+        window.leased = Some(leased);
+        Ok(window)
+    }
+}
+
+/// What a window gets, and what is left to write after it was answered.
+#[derive(Default)]
+struct Window {
+    response: pb::TakePayloadResponse,
+    leased: Option<DownlinkRow>,
+    passed_over: Vec<DownlinkRow>,
+    updates: Vec<DownlinkUpdate>,
+}
+
+impl Window {
+    fn pass_over(
+        &mut self,
+        waiting: &[DownlinkRow],
+        index: usize,
+        update: impl Fn(&DownlinkRow) -> DownlinkUpdate,
+    ) {
+        let Some(row) = waiting.get(index) else {
+            return;
+        };
+        let update = update(row);
+        // An item that is deferred again is not told of again.
+        if state_of(row) as i32 != update.state {
+            self.updates.push(update);
+            self.passed_over.push(row.clone());
+        }
+    }
+}
+
+fn deferral(row: &DownlinkRow, rooms: Rooms, now_us: i64) -> DownlinkUpdate {
+    DownlinkUpdate {
+        id: row.id.clone(),
+        state: DownlinkState::Deferred as i32,
+        reason: format!(
+            "{} bytes do not fit the last window, which had room for {}; it waits for a better data rate",
+            row.payload.len(),
+            rooms.rx1.max(rooms.rx2)
+        ),
+        at_us: now_us,
+        finished: false,
+        announced: false,
+        only_lease: None,
+    }
+}
