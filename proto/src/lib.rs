@@ -1,5 +1,6 @@
 //! The messages of loam, public (`loam.v1`) and between roles (`loam.internal.v1`), and the ports the roles talk through.
 
+pub mod link;
 pub mod port;
 
 /// Generated code, nested as the packages are.

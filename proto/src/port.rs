@@ -126,5 +126,6 @@ pub struct LogPage {
 #[async_trait]
 pub trait PayloadPort: Send + Sync + 'static {
     /// The payload for a window that opens soon, leased durably to (session, FCntDown) before it is answered.
-    async fn take_payload(&self, request: pb::TakePayloadRequest) -> Result<pb::TakePayloadResponse, PortError>;
+    async fn take_payload(&self, request: pb::TakePayloadRequest)
+    -> Result<pb::TakePayloadResponse, PortError>;
 }
