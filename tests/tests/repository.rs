@@ -1,0 +1,156 @@
+//! The rules of ARCHITECTURE.md that a program can check: who may depend on whom, what is pure, which licences come in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Licences that ask for nothing but their text.
+const LICENCES: &[&str] = &[
+    "0BSD",
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "CDLA-Permissive-2.0",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "OpenSSL",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace").to_owned()
+}
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("cargo writes JSON")
+}
+
+fn packages(metadata: &Value) -> &[Value] {
+    metadata["packages"].as_array().expect("cargo lists packages")
+}
+
+#[test]
+fn every_dependency_has_a_licence_that_loam_may_be_shipped_with() {
+    let metadata = metadata();
+    let mut refused = BTreeMap::new();
+    for package in packages(&metadata) {
+        let name = package["name"].as_str().expect("a name");
+        let licence = package["license"].as_str().unwrap_or("none named");
+        // "A OR B" needs one of them, "A AND B" all; exceptions only widen.
+        let fits = licence.replace('/', " OR ").replace(['(', ')'], "").split(" OR ").any(|choice| {
+            choice.split(" AND ").all(|one| {
+                let one = one.split(" WITH ").next().unwrap_or(one).trim();
+                LICENCES.contains(&one)
+            })
+        });
+        if !fits {
+            refused.insert(name, licence);
+        }
+    }
+    assert!(refused.is_empty(), "not in the list of licences: {refused:#?}");
+}
+
+#[test]
+fn roles_do_not_depend_on_each_other() {
+    let metadata = metadata();
+    let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("mac", &[][..]),
+        ("proto", &["mac"]),
+        ("store", &["mac", "proto"]),
+        ("network-server", &["mac", "proto", "store"]),
+        ("join-server", &["mac", "proto", "store"]),
+        ("app-bridge", &["mac", "proto", "store"]),
+        ("simulator", &["mac"]),
+    ]);
+    let ours: BTreeSet<&str> = packages(&metadata)
+        .iter()
+        .filter(|p| p["source"].is_null())
+        .map(|p| p["name"].as_str().expect("a name"))
+        .collect();
+    for (krate, may_use) in allowed {
+        for dependency in dependencies(&metadata, krate) {
+            if ours.contains(dependency.as_str()) {
+                assert!(may_use.contains(&dependency.as_str()), "{krate} must not use {dependency}");
+            }
+        }
+    }
+}
+
+#[test]
+fn mac_stays_pure() {
+    let metadata = metadata();
+    let used: BTreeSet<String> = dependencies(&metadata, "mac").into_iter().collect();
+    let allowed = ["aes", "cmac", "generic-array", "lorawan", "subtle", "thiserror", "zeroize"];
+    for dependency in &used {
+        assert!(allowed.contains(&dependency.as_str()), "mac is pure and must not use {dependency}");
+    }
+    let forbidden =
+        ["SystemTime", "Instant::now", "std::net", "std::fs", "std::env", "HashMap", "thread::", "async fn"];
+    for file in rust_files(&root().join("mac/src")) {
+        let text = std::fs::read_to_string(&file).expect("readable");
+        for word in forbidden {
+            assert!(!text.contains(word), "{} names {word}", file.display());
+        }
+    }
+}
+
+#[test]
+fn no_queue_in_a_role_is_unbounded() {
+    for krate in ["store", "network-server", "join-server", "app-bridge"] {
+        for file in rust_files(&root().join(krate).join("src")) {
+            let text = std::fs::read_to_string(&file).expect("readable");
+            assert!(!text.contains("unbounded"), "{}: every queue has a bound", file.display());
+        }
+    }
+}
+
+#[test]
+fn every_migration_is_one_numbered_file() {
+    let mut numbers = BTreeSet::new();
+    for entry in std::fs::read_dir(root().join("migrations/sqlite")).expect("the folder is there") {
+        let name = entry.expect("readable").file_name().into_string().expect("an ASCII name");
+        let (number, rest) = name.split_once('_').expect("NNNN_name.sql");
+        assert_eq!(number.len(), 4, "{name}");
+        assert!(rest.ends_with(".sql"), "{name}");
+        assert!(numbers.insert(number.parse::<u32>().expect("a number")), "{name} has a number twice");
+    }
+    let last = u32::try_from(numbers.len()).expect("few files");
+    assert_eq!(numbers, (1..=last).collect(), "numbers go up one by one");
+}
+
+/// Dependencies a crate builds with, without those of its tests.
+fn dependencies(metadata: &Value, krate: &str) -> Vec<String> {
+    let package = packages(metadata).iter().find(|p| p["name"] == krate && p["source"].is_null());
+    let dependencies = package.expect("a crate of ours")["dependencies"].as_array().expect("a list");
+    dependencies
+        .iter()
+        .filter(|d| d["kind"].is_null())
+        .map(|d| d["name"].as_str().expect("a name").to_owned())
+        .collect()
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("the folder is there") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
