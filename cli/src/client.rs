@@ -206,10 +206,11 @@ impl Client {
         if let Some(source) = std::error::Error::source(status)
             && source.downcast_ref::<tonic::transport::Error>().is_some()
         {
-            return Failure::new(
-                Exit::Unreachable,
-                format!("the connection to {} broke: {}", self.target.url, innermost(source)),
-            );
+            let url = &self.target.url;
+            let hint =
+                if url.starts_with("http://") { "; a server with a certificate wants https://" } else { "" };
+            let cause = innermost(source);
+            return Failure::new(Exit::Unreachable, format!("the connection to {url} broke: {cause}{hint}"));
         }
         match status.code() {
             Code::NotFound => Failure::new(Exit::NotFound, message),
@@ -296,7 +297,12 @@ fn trusted(ca: Option<&Path>) -> Result<Certificate, Failure> {
 
 fn unreachable(url: &str, error: &tonic::transport::Error) -> Failure {
     let cause = innermost(error);
-    let message = if cause.contains("certificate") {
+    let message = if cause.contains("CaUsedAsEndEntity") {
+        format!(
+            "the certificate of {url} is one of an authority, which no server may show; make it with \
+             `-addext basicConstraints=critical,CA:FALSE` (openssl req -x509)"
+        )
+    } else if cause.contains("certificate") {
         format!(
             "the certificate of {url} is not trusted ({cause}); name the authority that signed it with --ca FILE"
         )

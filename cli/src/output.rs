@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use serde_json::Value;
 
 use crate::exit::{Failure, complain};
@@ -89,13 +89,28 @@ impl Output {
     }
 
     fn write_table(self, mut table: Table) -> Result<(), Failure> {
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
+        keep_words_whole(&mut table);
         for line in table.lines() {
             self.line(line.trim_end())?;
         }
         Ok(())
+    }
+}
+
+/// An id or a time broken over two lines cannot be copied, so where all cells of a column are single short words, it is as wide as
+/// they are. The others share what is left.
+fn keep_words_whole(table: &mut Table) {
+    let columns = table.column_iter().map(|column| column.index).collect::<Vec<_>>();
+    for index in columns {
+        let whole = table.column_cells_iter(index).flatten().all(|cell| {
+            let text = cell.content();
+            text.chars().count() <= WORD_CHARS_MAX && !text.contains(char::is_whitespace)
+        });
+        let Some(column) = table.column_mut(index) else { continue };
+        column.set_padding((0, 2));
+        if whole {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
 }
 
@@ -168,6 +183,8 @@ pub(crate) fn ago(at_us: Option<i64>) -> String {
 }
 
 const WIDTH_WITHOUT_TERMINAL: u16 = 100;
+/// A downlink's id has 30.
+const WORD_CHARS_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {

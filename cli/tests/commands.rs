@@ -273,6 +273,11 @@ fn tables_fit_a_hundred_columns() {
 
     let table = server.run(&["gateway", "list"]);
     assert_within(table.succeeded(), 100);
+    let downlinks = server.run(&["downlink", "list", DEV_EUI]);
+    assert_within(downlinks.succeeded(), 100);
+    // What is copied from a table stays in one piece.
+    assert!(downlinks.stdout.contains("0661005260e8a75010ee906235fd97"), "{}", downlinks.stdout);
+    assert!(downlinks.stdout.contains("2023-11-14T22:13:20+00:00"), "{}", downlinks.stdout);
     let shown = server.run(&["gateway", "show", "0016c001f1500812"]);
     assert_within(shown.succeeded(), 100);
     assert!(shown.stdout.contains("81 ms"), "{}", shown.stdout);

@@ -117,10 +117,8 @@ async fn run_test(context: &Context, args: TestArgs) -> Result<(), Failure> {
     let client = context.connect().await?;
     let answer = client.ask(client.codecs().test_codec(request)).await?;
     let data: Value = serde_json::from_str(&answer.data_json).unwrap_or(Value::Null);
-    let pretty = match &data {
-        Value::Null => String::new(),
-        data => serde_json::to_string_pretty(data).unwrap_or_default(),
-    };
+    let pretty =
+        if data.is_null() { String::new() } else { serde_json::to_string_pretty(&data).unwrap_or_default() };
     let encoded = !answer.bytes.is_empty();
     context.output.record(
         &[

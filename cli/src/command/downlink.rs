@@ -89,7 +89,7 @@ pub(crate) async fn run(context: &Context, command: DownlinkCommand) -> Result<(
                 }));
             let rows = downlinks.iter().map(row).collect();
             output.list(
-                &["id", "state", "port", "payload", "flags", "created", "not after"],
+                &["id", "state", "port", "payload", "flags", "not after"],
                 rows,
                 downlinks.iter().map(as_json).collect(),
                 &format!("nothing waits for device {dev_eui}"),
@@ -150,7 +150,6 @@ fn row(downlink: &v1::Downlink) -> Vec<String> {
         downlink.f_port.to_string(),
         hex::encode(&downlink.payload),
         flags.join(", "),
-        local_time(downlink.created_at_us),
         downlink.not_after_us.map(local_time).unwrap_or_default(),
     ]
 }

@@ -19,8 +19,8 @@ impl ConfigProblems {
         self.0.push(problem);
     }
 
-    pub(super) fn into_result(&mut self) -> Result<(), Self> {
-        if self.0.is_empty() { Ok(()) } else { Err(std::mem::take(self)) }
+    pub(super) fn into_result(self) -> Result<(), Self> {
+        if self.0.is_empty() { Ok(()) } else { Err(self) }
     }
 }
 

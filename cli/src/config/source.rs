@@ -53,9 +53,9 @@ impl Origins {
 
     /// `api.bind (from loam.toml)`, for messages.
     pub(crate) fn named(&self, key: &str) -> String {
-        match self.of(key) {
-            Origin::Default => format!("{key} (the default)"),
-            origin => format!("{key} (from {origin})"),
+        match self.0.get(key) {
+            None => format!("{key} (the default)"),
+            Some(origin) => format!("{key} (from {origin})"),
         }
     }
 }

@@ -309,10 +309,9 @@ fn intro(server: &Running, folder: &Path, output: Output) -> Result<(), Failure>
     let program = std::env::args().next().unwrap_or_else(|| "loam".to_owned());
     let (gateways, devices) = (GATEWAYS.len(), devices().len());
     output.line(&format!(
-        "A farm on simulated air, with a real server and real UDP: {gateways} gateways, {devices} devices; copies get lost."
+        "A farm on simulated air, real UDP and a real server: {gateways} gateways, {devices} devices."
     ))?;
-    output
-        .line("Each line is an event: time, device, values, gateways that heard it (best first, SNR), FCnt.")?;
+    output.line("Each line is an event: time, device, values, gateways (best first, SNR), FCnt.")?;
     output.line(&format!(
         "In another terminal: {program} --server http://{} --data-dir {} device list",
         server.api,

@@ -118,7 +118,7 @@ impl Summary {
             ("time", format!("{} s", self.ran.as_secs())),
             (
                 "frames",
-                format!("{} sent, {} uplinks told{}", self.frames, self.uplinks, lost(self.frames_lost)),
+                format!("{} sent, {} told as uplinks{}", self.frames, self.uplinks, lost(self.frames_lost)),
             ),
             (
                 "copies",
@@ -144,7 +144,7 @@ impl Summary {
             lines.push((
                 "latency",
                 format!(
-                    "p50 {} ms, p99 {} ms from the first copy to the event; copies are waited for {} ms of it",
+                    "p50 {} ms, p99 {} ms; {} ms of it are the wait for copies",
                     p50.as_millis(),
                     p99.as_millis(),
                     crate::config::Config::default().network.dedup_window_ms
@@ -192,11 +192,14 @@ fn acknowledged_word() -> String {
 }
 
 fn lost(count: u64) -> String {
-    if count == 0 { String::new() } else { format!(", {count} lost on air as they were meant to") }
+    if count == 0 { String::new() } else { format!(", {count} lost on air") }
 }
 
-fn listed<K: std::fmt::Display>(counts: &BTreeMap<K, impl std::fmt::Display>) -> String {
-    counts.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
+/// The counts with their names, the largest first.
+fn listed<K: std::fmt::Display, N: std::fmt::Display + Ord>(counts: &BTreeMap<K, N>) -> String {
+    let mut sorted: Vec<_> = counts.iter().collect();
+    sorted.sort_by(|a, b| b.1.cmp(a.1));
+    sorted.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
 }
 
 fn number(count: usize) -> u64 {
@@ -246,7 +249,7 @@ mod tests {
         assert_eq!(value["refused"], json!({ "crc_bad": 2 }));
         assert_eq!(value["accounted_for"], false);
         let lines: BTreeMap<_, _> = summary.lines().into_iter().collect();
-        assert_eq!(lines["frames"], "100 sent, 100 uplinks told");
+        assert_eq!(lines["frames"], "100 sent, 100 told as uplinks");
         assert_eq!(lines["events"], "100: 100 uplink");
     }
 

@@ -35,10 +35,18 @@ pub(crate) fn network_config(config: &Config) -> anyhow::Result<NetworkConfig> {
         },
         net_id: NetId::new(config.network.net_id),
         dedup_window_ms: u64::from(config.network.dedup_window_ms),
-        owner_threads: usize::try_from(config.network.owner_threads)?,
+        owner_threads: match config.network.owner_threads {
+            0 => automatic_owners(),
+            threads => usize::try_from(threads)?,
+        },
         auto_register: config.gateways.auto_register,
         auto_register_region: config.gateways.auto_register_region.and_then(|region| RegionId::from_number(region.into())),
     })
+}
+
+/// One owner for each four cores: deciding takes a small part of an uplink's time.
+fn automatic_owners() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 4).max(1))
 }
 
 pub(crate) async fn app_bridge(

@@ -347,7 +347,16 @@ impl downlink_service_server::DownlinkService for Shared {
             answer(EnqueueDownlinkResponse { downlink: Some(downlink), duplicate: false })
         };
         list_downlinks(ListDownlinksRequest) -> ListDownlinksResponse = |state, message| {
-            answer(ListDownlinksResponse::default())
+            let item = Downlink {
+                id: "0661005260e8a75010ee906235fd97".to_owned(),
+                f_port: 3,
+                payload: vec![7; 40],
+                state: DownlinkState::GatewayAcknowledged.into(),
+                not_after_us: Some(1_700_000_000_000_000),
+                confirmed: true,
+                ..Downlink::default()
+            };
+            answer(ListDownlinksResponse { downlinks: vec![item], next_page_token: String::new() })
         };
         cancel_downlink(CancelDownlinkRequest) -> CancelDownlinkResponse = |state, message| {
             Err(Status::failed_precondition(format!("downlink {} has left already", message.id)))
