@@ -40,7 +40,12 @@ impl Db {
     {
         match &self.readers {
             Some(pool) => {
-                let mut connection = pool.acquire().await.map_err(StoreError::sql("open for reading"))?;
+                let mut connection = pool.acquire().await.map_err(|error| {
+                    if matches!(error, sqlx::Error::PoolClosed) {
+                        return StoreError::Closed;
+                    }
+                    StoreError::sql("open for reading")(error)
+                })?;
                 work(&mut connection).await
             }
             None => self.write(work).await,

@@ -51,6 +51,9 @@ pub enum StoreError {
         "the database {path} is not the one this directory belongs to (expected {expected}, found {found}); put the right loam.db back, or use an empty directory"
     )]
     OtherDatabase { path: PathBuf, expected: String, found: String },
+    /// The system gave the writer no thread.
+    #[error("the writer of the store cannot start")]
+    Start { source: Arc<io::Error> },
     /// SQLite refused.
     #[error("the database refused to {doing}")]
     Sql { doing: &'static str, source: Arc<sqlx::Error> },
@@ -80,6 +83,7 @@ impl StoreError {
             | Self::Locked { .. }
             | Self::NewerSchema { .. }
             | Self::OtherDatabase { .. }
+            | Self::Start { .. }
             | Self::Unseal { .. }
             | Self::Unwritten { .. } => false,
         }

@@ -166,9 +166,10 @@ struct Wal {
 impl Wal {
     async fn checkpoint(&mut self, shared: &Arc<Shared>) -> Result<(), StoreError> {
         let len = std::fs::metadata(&self.path).map_or(0, |file| file.len());
-        if len < WAL_BYTES {
+        if shared.wal_frames.load(Ordering::Relaxed) < WAL_FRAMES && len < WAL_BYTES_MAX {
             return Ok(());
         }
+        shared.wal_frames.store(0, Ordering::Relaxed);
         let failed = || StoreError::sql("move the WAL into the database");
         let connection = match &mut self.connection {
             Some(connection) => connection,
@@ -194,6 +195,9 @@ impl Wal {
 
 /// The longer, the more changes of a session and of its neighbours on a page become one write; and the more a start has to read.
 const CHECKPOINT_S: u64 = 60;
-/// The WAL may grow so far before it is moved; twice what SQLite keeps of it when it starts over.
-const WAL_BYTES: u64 = 16 << 20;
+/// Pages written to the WAL before it is moved, about: 16 MiB.
+const WAL_FRAMES: u64 = 4096;
+/// However the pages were counted, a file of this size is moved. SQLite keeps as much of it, because writing over old pages is cheaper
+/// than growing a file.
+pub(crate) const WAL_BYTES_MAX: u64 = 64 << 20;
 const WAL_FRAMES_REST: i64 = 256;

@@ -8,6 +8,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Row, SqliteConnection};
 use zeroize::Zeroizing;
 
+use crate::housekeeping::WAL_BYTES_MAX;
 use crate::lock::DirectoryLock;
 use crate::seal::{Absent, KEK_LEN, Sealer, key_file, random_key};
 use crate::stamp::Stamp;
@@ -139,7 +140,7 @@ fn writer_options(path: &PathBuf) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         // The WAL is moved by housekeeping, beside this connection.
         .pragma("wal_autocheckpoint", "0")
-        .pragma("journal_size_limit", "8388608")
+        .pragma("journal_size_limit", WAL_BYTES_MAX.to_string())
         .busy_timeout(std::time::Duration::from_millis(100))
 }
 

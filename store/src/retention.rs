@@ -44,6 +44,7 @@ pub(crate) async fn pass(db: &Db, options: &StoreOptions, now_us: i64) -> Result
     db.execute("remove old events", sqlx::query("DELETE FROM journal WHERE batch <= ?1").bind(batch)).await?;
     shared.removed_bytes.store(begin_bytes, Ordering::Relaxed);
     add(&shared.metrics.rows_removed, count);
+    add(&shared.wal_frames, count);
     Ok(count)
 }
 

@@ -42,12 +42,22 @@ pub(crate) struct Merge {
     pub(crate) changes: BTreeMap<(u64, u64), Change>,
 }
 
-#[derive(Debug)]
+/// What happens to one session. With neither `update` nor `begin` it is gone.
+#[derive(Debug, Default)]
 pub(crate) struct Change {
     /// What is stored for the session does not count any more.
     pub(crate) fresh: bool,
-    /// `None`: the session is gone.
-    pub(crate) fields: Option<Fields>,
+    /// For a row that is stored; nothing where there is none, which is how a late change of a removed session ends.
+    pub(crate) update: Option<Fields>,
+    /// Begins the session, on top of `update` where a row is stored. Boxed because it is rare.
+    pub(crate) begin: Option<Box<Fields>>,
+}
+
+impl Change {
+    /// Whether the outcome depends on a row being stored. Such a change must not be applied twice.
+    pub(crate) fn is_conditional(&self) -> bool {
+        self.update.is_some() && self.begin.is_some()
+    }
 }
 
 /// Absent fields keep their value.
@@ -77,21 +87,27 @@ impl Merge {
             return;
         }
         if delta.removed {
-            self.changes.insert(key, Change { fresh: true, fields: None });
+            self.changes.insert(key, Change { fresh: true, ..Change::default() });
             return;
         }
         let begins = delta.sealed_keys.is_some();
         let fields = Fields::from(delta);
-        match self.changes.get_mut(&key) {
-            Some(Change { fields: Some(known), .. }) => known.update(fields),
-            Some(change) if begins => change.fields = Some(fields),
-            Some(_) => {}
-            None => {
-                let fresh = self.cleared.contains(&key.0);
-                if begins || !fresh {
-                    self.changes.insert(key, Change { fresh, fields: Some(fields) });
-                }
-            }
+        let fresh = self.cleared.contains(&key.0);
+        let Some(change) = self.changes.get_mut(&key) else {
+            let change = match (begins, fresh) {
+                (true, fresh) => Change { fresh, update: None, begin: Some(Box::new(fields)) },
+                (false, false) => Change { update: Some(fields), ..Change::default() },
+                (false, true) => return,
+            };
+            self.changes.insert(key, change);
+            return;
+        };
+        match (&mut change.begin, &mut change.update) {
+            (Some(begun), _) => begun.update(fields),
+            (begin, _) if begins => *begin = Some(Box::new(fields)),
+            (None, Some(known)) => known.update(fields),
+            // Removed before.
+            (None, None) => {}
         }
     }
 
@@ -100,20 +116,25 @@ impl Merge {
         let Some(change) = self.changes.remove(&(row.dev_eui, row.session_id)) else {
             return (!self.cleared.contains(&row.dev_eui)).then_some(row);
         };
-        let fields = change.fields?;
         if change.fresh {
             row = SessionRow { dev_eui: row.dev_eui, session_id: row.session_id, ..SessionRow::default() };
+            change.begin.as_ref()?;
         }
-        fields.write_to(&mut row);
+        if let Some(update) = change.update {
+            update.write_to(&mut row);
+        }
+        if let Some(begin) = change.begin {
+            begin.write_to(&mut row);
+        }
         Some(row)
     }
 
     /// The sessions no stored row was there for.
     pub(crate) fn into_rest(self) -> impl Iterator<Item = SessionRow> {
         self.changes.into_iter().filter_map(|((dev_eui, session_id), change)| {
-            let fields = change.fields.filter(|fields| fields.sealed_keys.is_some())?;
+            let begin = change.begin?;
             let mut row = SessionRow { dev_eui, session_id, ..SessionRow::default() };
-            fields.write_to(&mut row);
+            begin.write_to(&mut row);
             Some(row)
         })
     }

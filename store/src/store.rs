@@ -257,23 +257,6 @@ impl Store {
         path.metadata().map(|file| file.len()).map_err(|e| StoreError::io(path, e))
     }
 
-    /// Removes events now instead of with the next round of housekeeping; returns how many rows of the journal went.
-    pub async fn apply_retention(&self, options: &StoreOptions) -> Result<u64, StoreError> {
-        housekeeping::checkpoint_all(&self.db).await?;
-        let mut removed = 0;
-        loop {
-            match crate::retention::pass(&self.db, options, crate::sql::now_us()).await? {
-                0 => return Ok(removed),
-                rows => removed += rows,
-            }
-        }
-    }
-
-    /// Bytes of journal kept.
-    pub fn journal_bytes(&self) -> u64 {
-        self.db.writer.shared().journal_bytes()
-    }
-
     #[cfg(test)]
     pub(crate) fn db(&self) -> &Db {
         &self.db

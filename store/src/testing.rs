@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proto::internal::{Delta, Record, UplinkRecord, record::Kind};
 
-use crate::{Location, Store, StoreError, StoreOptions, Submission};
+use crate::{Location, Store, StoreError, StoreOptions, Submission, housekeeping, retention, sql};
 
 pub(crate) async fn open(directory: &Path) -> Store {
     open_with(directory, StoreOptions::default()).await
@@ -21,7 +21,9 @@ pub(crate) async fn refused(directory: &Path) -> StoreError {
 }
 
 pub(crate) async fn in_memory() -> Store {
-    Store::open(Location::Memory, StoreOptions::default()).await.unwrap()
+    // Each commit at once: these tests wait for one after the other.
+    let options = StoreOptions { group_max_delay_ms: 0, ..StoreOptions::default() };
+    Store::open(Location::Memory, options).await.unwrap()
 }
 
 /// An uplink whose counter says which it is.
@@ -66,4 +68,16 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         }
     });
     assert!(waited.await.is_ok(), "never happened: {what}");
+}
+
+/// Removes old events now instead of with the next round of housekeeping; returns how many rows of the journal went.
+pub(crate) async fn apply_retention(store: &Store, options: &StoreOptions) -> u64 {
+    housekeeping::checkpoint_all(store.db()).await.unwrap();
+    let mut removed = 0;
+    loop {
+        match retention::pass(store.db(), options, sql::now_us()).await.unwrap() {
+            0 => return removed,
+            rows => removed += rows,
+        }
+    }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) removed_bytes: AtomicI64,
     /// meta.writes as of the last commit.
     pub(crate) writes: AtomicU64,
+    /// Pages written to the WAL since it was moved, about.
+    pub(crate) wal_frames: AtomicU64,
     /// Asks the writer to move the rest of the WAL between two turns.
     pub(crate) wal_rest: AtomicBool,
     pub(crate) epoch: u64,
@@ -57,6 +59,7 @@ impl Shared {
             end_bytes: AtomicI64::new(opened.end_bytes),
             removed_bytes: AtomicI64::new(opened.removed_bytes),
             writes: AtomicU64::new(opened.writes),
+            wal_frames: AtomicU64::new(0),
             wal_rest: AtomicBool::new(false),
             epoch: opened.epoch,
             database_id: opened.database_id,
@@ -99,19 +102,20 @@ impl WriterHandle {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
-            .map_err(|e| StoreError::io("the writer's runtime".as_ref(), e))?;
+            .map_err(|e| StoreError::Start { source: Arc::new(e) })?;
         let writer = Writer {
             shared: Arc::clone(&shared),
             connection,
             runtime,
             next_seq,
             batch_waits: false,
+            transaction_open: false,
             _lock: lock,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run())
-            .map_err(|e| StoreError::io("the writer's thread".as_ref(), e))?;
+            .map_err(|e| StoreError::Start { source: Arc::new(e) })?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
@@ -146,6 +150,8 @@ struct Writer {
     next_seq: u64,
     /// True while a batch of the journal is tried again.
     batch_waits: bool,
+    /// True when a transaction that failed could not be ended.
+    transaction_open: bool,
     _lock: Option<DirectoryLock>,
 }
 
@@ -218,6 +224,7 @@ impl Writer {
         add(&shared.metrics.submissions, submissions as u64);
         add(&shared.metrics.records, row.records.len() as u64);
         add(&shared.metrics.bytes, row.body.len() as u64);
+        add(&shared.wal_frames, row.body.len() as u64 / PAGE_BYTES + PAGES_PER_COMMIT);
         shared.batch.fetch_add(1, Ordering::Release);
         shared.end_bytes.fetch_add(row.len(), Ordering::Relaxed);
         self.next_seq += row.records.len() as u64;
@@ -235,6 +242,12 @@ impl Writer {
     }
 
     fn insert(&mut self, row: &JournalRow) -> Result<(), StoreError> {
+        if self.transaction_open {
+            self.leave_transaction();
+        }
+        if self.transaction_open {
+            return Err(StoreError::sql("leave a transaction that failed")(sqlx::Error::BeginFailed));
+        }
         let batch = self.shared.batch.load(Ordering::Relaxed) + 1;
         let end_bytes = self.shared.end_bytes.load(Ordering::Relaxed) + row.len();
         let epoch = self.shared.epoch;
@@ -287,18 +300,26 @@ impl Writer {
             } else {
                 tracing::error!(error = %error.with_source(), writes = finished.len(), "a transaction was taken back");
             }
-            let connection = &mut self.connection;
-            // Fails when SQLite has already taken it back by itself.
-            let _ = self.runtime.block_on(sqlx::query("ROLLBACK").execute(connection));
+            self.leave_transaction();
         } else {
             self.shared.writes.fetch_add(1, Ordering::Relaxed);
             add(&self.shared.metrics.table_commits, 1);
             add(&self.shared.metrics.table_writes, finished.len() as u64);
+            add(&self.shared.wal_frames, finished.len() as u64 + PAGES_PER_COMMIT);
             self.ready();
         }
         for job in finished {
             job.finish(outcome.clone());
         }
+    }
+
+    /// Ends a transaction that failed. Should one ever stay open, no row of the journal may be written into it.
+    fn leave_transaction(&mut self) {
+        let Self { connection, runtime, .. } = self;
+        // Fails when SQLite has taken it back by itself.
+        let _ = runtime.block_on(sqlx::query("ROLLBACK").execute(&mut *connection));
+        let left = runtime.block_on(sqlx::query("BEGIN; COMMIT").execute(&mut *connection));
+        self.transaction_open = left.is_err();
     }
 
     fn transaction(
@@ -426,5 +447,8 @@ const INSERT_ROW: &str = "INSERT INTO journal (batch, first_seq, count, epoch, a
      SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 FROM meta WHERE id = 1 AND epoch = ?4";
 
 const RETRY_AFTER: Duration = Duration::from_millis(250);
+const PAGE_BYTES: u64 = 4096;
+/// Pages of the trees that every commit writes again, about.
+const PAGES_PER_COMMIT: u64 = 4;
 /// What a row takes beside its body, about.
 pub(crate) const ROW_OVERHEAD: u64 = 64;

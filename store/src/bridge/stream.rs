@@ -60,13 +60,18 @@ impl BridgeTables {
     /// Destroys the keys of sessions whose successor was there before a time (microseconds since the Unix epoch): with the time of the
     /// earliest event kept, no event needs them. At most 1000 a call; tells how many.
     pub async fn purge_app_sessions(&self, earliest_event_us: i64) -> Result<u64, StoreError> {
+        // Looked for by a reader: it walks through all sessions, which the journal need not wait for.
         let query = sqlx::query(
-            "DELETE FROM app_session WHERE session_id IN (SELECT old.session_id FROM app_session AS old \
-             WHERE EXISTS (SELECT 1 FROM app_session AS new WHERE new.dev_eui = old.dev_eui \
-             AND new.started_at_us > old.started_at_us AND new.started_at_us < ?1) LIMIT 1000)",
+            "SELECT old.session_id FROM app_session AS old WHERE EXISTS (SELECT 1 FROM app_session AS new \
+             WHERE new.dev_eui = old.dev_eui AND new.started_at_us > old.started_at_us AND new.started_at_us < ?1) LIMIT 1000",
         )
         .bind(earliest_event_us);
-        self.db.execute("destroy old session keys", query).await
+        let rows = self.db.fetch_all("look for old session keys", query).await?;
+        let sessions: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+        if sessions.is_empty() {
+            return Ok(0);
+        }
+        self.db.write(move |connection| Box::pin(destroy(connection, sessions))).await
     }
 }
 
@@ -135,6 +140,22 @@ pub(super) async fn put_app_session(
     .await
     .map(drop)
     .map_err(StoreError::sql("write a session key"))
+}
+
+async fn destroy(connection: &mut SqliteConnection, sessions: Vec<i64>) -> Result<u64, StoreError> {
+    let mut count = 0;
+    for session_id in sessions {
+        // Without its key a session seals nothing more, so that its counter need not be remembered either.
+        sqlx::query(
+            "DELETE FROM app_session WHERE session_id = ?1; DELETE FROM downlink_lease_floor WHERE session_id = ?1",
+        )
+        .bind(session_id)
+        .execute(&mut *connection)
+        .await
+        .map_err(StoreError::sql("destroy a session key"))?;
+        count += 1;
+    }
+    Ok(count)
 }
 
 pub(super) fn app_session(row: &SqliteRow) -> AppSessionRow {

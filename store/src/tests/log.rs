@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use proto::internal::Record;
 
-use crate::testing::{all, open, open_with, uplink};
+use crate::testing::{all, apply_retention, open, open_with, uplink};
 use crate::{Store, StoreOptions};
 
 async fn filled(store: &Store, count: u32) {
@@ -59,7 +59,7 @@ async fn old_rows_leave_by_age_and_a_reader_sees_the_gap() {
     let now = Record { at_us: crate::sql::now_us(), ..uplink(1, 30) };
     store.journal().commit(vec![now], vec![]).await.unwrap();
 
-    let removed = store.apply_retention(&StoreOptions::default()).await.unwrap();
+    let removed = apply_retention(&store, &StoreOptions::default()).await;
 
     assert!(removed > 0);
     assert_eq!((store.log().earliest(), store.log().head()), (31, 31));
@@ -79,22 +79,22 @@ async fn the_oldest_rows_leave_when_the_journal_grows_too_large() {
     let options = StoreOptions { group_max_delay_ms: 0, ..StoreOptions::default() };
     let store = open_with(directory.path(), options).await;
     filled(&store, 300).await;
-    let bytes = store.journal_bytes();
+    let bytes = store.metrics().journal_bytes;
     let limit = StoreOptions {
         retention_max_bytes: bytes / 3,
         retention_max_age_s: u64::MAX,
         ..StoreOptions::default()
     };
 
-    store.apply_retention(&limit).await.unwrap();
+    apply_retention(&store, &limit).await;
 
-    assert!(store.journal_bytes() <= bytes / 3);
+    assert!(store.metrics().journal_bytes <= bytes / 3);
     assert!((195..=206).contains(&store.log().earliest()), "{}", store.log().earliest());
-    assert_eq!(store.apply_retention(&limit).await.unwrap(), 0, "and no more than needed");
+    assert_eq!(apply_retention(&store, &limit).await, 0, "and no more than needed");
     assert_eq!(store.log().head(), 300);
-    let kept = store.journal_bytes();
+    let kept = store.metrics().journal_bytes;
     store.close().await.unwrap();
-    assert_eq!(open(directory.path()).await.journal_bytes(), kept);
+    assert_eq!(open(directory.path()).await.metrics().journal_bytes, kept);
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn the_last_row_stays_whatever_its_age() {
     let store = open(directory.path()).await;
     filled(&store, 3).await;
     let nothing = StoreOptions { retention_max_age_s: 0, retention_max_bytes: 0, ..StoreOptions::default() };
-    store.apply_retention(&nothing).await.unwrap();
+    apply_retention(&store, &nothing).await;
     store.close().await.unwrap();
 
     let store = open(directory.path()).await;

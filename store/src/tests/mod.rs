@@ -7,4 +7,3 @@ mod joins;
 mod log;
 mod opening;
 mod sessions;
-mod speed;
