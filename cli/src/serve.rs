@@ -16,11 +16,11 @@ use network_server::NetworkServer;
 use prometheus_client::registry::Registry;
 use proto::port::JoinPort;
 use store::{Location, Store, StoreOptions};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::ServeArgs;
 use crate::config::{Config, Role};
-use front::Front;
+use front::{Bound, Front};
 
 /// Everything that was accepted is on disk this long after SIGTERM, or the process ends anyway and says so.
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -29,16 +29,25 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 pub(crate) fn run(config: Config, args: ServeArgs) -> anyhow::Result<()> {
     logs::start(&config.server)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
+        let mut end = End::listen()?;
         let running = start(&config, args.insecure).await?;
         tracing::info!(api = %running.api, udp = %running.udp, "loam is ready");
-        wait_for_end().await?;
+        end.wait().await;
         tracing::info!("ending: windows are closed, commits finished, streams ended");
         match tokio::time::timeout(STOP_MAX, running.stop()).await {
             Ok(ended) => ended,
-            Err(_) => anyhow::bail!("not everything ended within {} s; what was committed is safe", STOP_MAX.as_secs()),
+            Err(_) => {
+                anyhow::bail!(
+                    "not everything ended within {} s; what was committed is safe",
+                    STOP_MAX.as_secs()
+                )
+            }
         }
-    })
+    });
+    // A thread that waits for a disk that refuses is not waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 /// A running server.
@@ -82,11 +91,15 @@ async fn start_roles(
     endpoints: PathBuf,
 ) -> anyhow::Result<Running> {
     let links = parts::Links::read(config)?;
-    let join: Arc<dyn JoinPort> = if config.has_role(Role::JoinServer) {
-        parts::join_server(config, store)
-    } else {
-        links.join()?
+    // Ports are taken before anything starts: a server that cannot be reached must not take frames.
+    let insecure = insecure || config.api.insecure;
+    let public = Bound::public(&config.api, insecure).await?;
+    let internal = match config.internal.bind {
+        Some(bind) => Some(Bound::internal(bind, insecure).await?),
+        None => None,
     };
+    let join: Arc<dyn JoinPort> =
+        if config.has_role(Role::JoinServer) { parts::join_server(config, store) } else { links.join()? };
     let network = if config.has_role(Role::NetworkServer) {
         Some(NetworkServer::start(parts::network_config(config)?, store, Arc::clone(&join)).await?)
     } else {
@@ -130,23 +143,23 @@ async fn start_roles(
         bridge.register_metrics(&mut registry);
     }
     let pages = front::pages(registry, store.readiness());
-    let public = match &bridge {
+    let router = match &bridge {
         Some(bridge) => bridge.router().merge(pages),
         None => pages,
     };
-    let mut fronts = vec![Front::open(&config.api, insecure || config.api.insecure, public).await?];
-    if let Some(bind) = config.internal.bind {
+    let mut fronts = vec![public.serve(router)];
+    if let Some(internal) = internal {
         let router = links.internal_router(
             network.as_ref().map(NetworkServer::port),
             config.has_role(Role::JoinServer).then_some(join),
             bridge.as_ref().map(AppBridge::payload_port),
         )?;
-        fronts.push(Front::open_internal(bind, insecure || config.api.insecure, router).await?);
+        fronts.push(internal.serve(router));
     }
     let api = fronts.first().map_or(UNSPECIFIED, Front::local_addr);
     let udp = network.as_ref().map_or(UNSPECIFIED, NetworkServer::local_addr);
-    let internal = fronts.get(1).map(Front::local_addr);
-    write_endpoints(&endpoints, api, udp, internal)?;
+    let internal_addr = fronts.get(1).map(Front::local_addr);
+    write_endpoints(&endpoints, api, udp, internal_addr)?;
     Ok(Running { api, udp, admin_key, store: store.clone(), network, bridge, fronts, endpoints })
 }
 
@@ -184,14 +197,23 @@ fn store_options(config: &Config) -> StoreOptions {
     }
 }
 
-async fn wait_for_end() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that end the server; heard from before it starts.
+struct End {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl End {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Tells where this process listens: commands on this machine and tests read it. It is there when the server is ready.

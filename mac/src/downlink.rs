@@ -276,9 +276,10 @@ pub fn on_downlink_sent(session: &mut Session, plan: &DownlinkPlan, built: &Buil
     true
 }
 
-/// Notes that the confirmed frame with this counter did not go on air: no answer to it is waited for. True: the session's
-/// packed state has changed and must be written.
+/// Notes that the frame with this counter did not go on air: no answer to it is waited for. True: the session's packed
+/// state has changed and must be written.
 pub fn on_downlink_failed(session: &mut Session, fcnt_down: FCntDown) -> bool {
+    session.recent.sent_kinds = 0;
     if session.outstanding_confirmed() != Some(fcnt_down) {
         return false;
     }

@@ -86,6 +86,11 @@ impl Proof {
         self.content
     }
 
+    /// Whether the device might have started its counter again when the frame was verified.
+    pub const fn may_reset(self) -> bool {
+        self.may_reset
+    }
+
     /// The verified uplink of a proof and its frame; `None` when the bytes are not those that were verified.
     pub fn open(self, phy: &[u8]) -> Option<VerifiedUplink<'_>> {
         match parse_uplink(phy) {

@@ -1,13 +1,13 @@
 //! Every delay and bound of the network server, in one place (design: time budget).
 //!
 //! An uplink answered in RX1 after the default 5 s spends: backhaul, [`DEDUP_WINDOW_MS`], a commit of about
-//! [`COMMIT_MS`], [`PAYLOAD_MS`], and must leave [`GATEWAY_LEAD_MS`] before its time.
+//! a few ms, [`PAYLOAD_MS`], and must leave [`GATEWAY_LEAD_MS`] before its time.
 
 /// Copies of one uplink are gathered for this long after the first one, in milliseconds.
-pub const DEDUP_WINDOW_MS: u64 = 200;
+pub const DEDUP_WINDOW_MS: u64 = mac::dedup::WINDOW_MS;
 
-/// What a group commit may take before it is remarkable, in milliseconds.
-pub const COMMIT_MS: u64 = 30;
+/// A group commit takes about 1 ms; a confirmed downlink waits so long for the commit that notes it, in milliseconds.
+pub const COMMIT_PATIENCE_MS: u64 = 500;
 
 /// How long a window waits for the app-bridge's payload, in milliseconds; after that it leaves without.
 pub const PAYLOAD_MS: u64 = 150;
@@ -22,10 +22,18 @@ pub const TX_ACK_MS: u64 = 2_000;
 /// How long the join server may take, in milliseconds: the accept leaves 5 s after the request.
 pub const JOIN_MS: u64 = 3_000;
 
-/// JOIN_ACCEPT_DELAY1 and 2 in milliseconds (RP002-1.0.4, default values of every region).
-pub const JOIN_ACCEPT_DELAY1_MS: u64 = 5_000;
-/// See [`JOIN_ACCEPT_DELAY1_MS`].
+/// JOIN_ACCEPT_DELAY2 in milliseconds (RP002-1.0.4, the default of every region).
 pub const JOIN_ACCEPT_DELAY2_MS: u64 = 6_000;
+
+/// A Join-Request that its gateway says it kept for longer is not answered, in milliseconds. Shorter times are within what
+/// the clocks of gateways are wrong by.
+pub const JOIN_KEPT_MS: u64 = 30_000;
+
+/// Messages that wait for one owner when PUSH_ACK is withheld: the rest is room for a batch of each receiver.
+pub const OWNER_QUEUE_FULL: usize = OWNER_QUEUE_MAX / 8 * 7;
+
+/// How long stopping waits for TX_ACKs and joins under way, in milliseconds.
+pub const DRAIN_MS: u64 = 3_000;
 
 /// Join-Requests in work at once; further ones are refused as `rate_limited`.
 pub const JOINS_IN_FLIGHT_MAX: usize = 2_048;

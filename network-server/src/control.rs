@@ -19,7 +19,7 @@ use store::{NetworkDeviceRow, Store, StoreError};
 use crate::budget::LOG_PAGE_MAX;
 use crate::gateway::{GatewayStatus, Gateways};
 use crate::index::Candidate;
-use crate::owner::{Device, Owner, OwnerMessage, Shared, counters_of, run_on_owner};
+use crate::owner::{Device, Owner, OwnerMessage, Shared, owner_of, run_on, whole};
 use crate::profiles::{ProfileEntry, Profiles, from_message};
 use crate::run::gateway_config;
 use crate::seal::seal_keys;
@@ -47,10 +47,16 @@ impl Control {
         dev_eui: DevEui,
         work: impl FnOnce(&mut Owner) -> T + Send + 'static,
     ) -> Result<T, PortError> {
-        let answer = run_on_owner(&self.owners, dev_eui, work).await;
-        answer.ok_or_else(|| {
-            PortError::Unavailable("the network server is stopping or overloaded: try again".to_owned())
-        })
+        let owner = self.owners.get(owner_of(dev_eui, self.owners.len()));
+        self.on_thread(owner.ok_or_else(overloaded)?, work).await
+    }
+
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        owner: &Sender<OwnerMessage>,
+        work: impl FnOnce(&mut Owner) -> T + Send + 'static,
+    ) -> Result<T, PortError> {
+        run_on(owner, work).await.ok_or_else(overloaded)
     }
 
     fn profile(&self, id: &str) -> Result<Arc<ProfileEntry>, PortError> {
@@ -68,6 +74,13 @@ impl NetworkPort for Control {
         let profile = from_message(&message).map_err(PortError::InvalidArgument)?;
         self.store.network().put_profile(&message).await.map_err(of_store)?;
         self.profiles.put(&message.id, profile);
+        let Some(entry) = self.profiles.find(&message.id) else { return Ok(()) };
+        // The channels of a 1.1 device are part of its MIC; the receivers have to learn them.
+        for owner in &self.owners {
+            let entry = Arc::clone(&entry);
+            let work = move |owner: &mut Owner| owner.renew_candidates(&entry);
+            self.on_thread(owner, work).await?;
+        }
         Ok(())
     }
 
@@ -118,10 +131,12 @@ impl NetworkPort for Control {
 
     async fn delete_device(&self, dev_eui: u64) -> Result<(), PortError> {
         let id = DevEui::new(dev_eui);
+        let _turn = self.shared.turn(id).await;
         self.store.network().delete_device(dev_eui).await.map_err(of_store)?;
         self.on_owner(id, move |owner| {
             let Some(device) = owner.devices.remove(&id) else { return };
             owner.shared.sizes.devices.fetch_sub(1, Ordering::Relaxed);
+            owner.shared.sizes.sessions.fetch_sub(device.sessions().count() as u64, Ordering::Relaxed);
             for session in device.sessions() {
                 owner.shared.index.remove(session.dev_addr, session.dev_eui, session.id);
             }
@@ -134,19 +149,26 @@ impl NetworkPort for Control {
     async fn activate(&self, request: pb::ActivateRequest) -> Result<(), PortError> {
         let dev_eui = DevEui::new(request.dev_eui);
         let keys = network_keys(&request)?;
+        let _turn = self.shared.turn(dev_eui).await;
         let now = self.shared.clock.wall();
         let built = self
             .on_owner(dev_eui, move |owner| {
                 let device = owner.devices.get(&dev_eui)?;
                 let profile = device.profile.load();
+                // The same keys once more: counters that were used with them are not used again.
+                let known = device.sessions().filter(|session| session.keys == keys);
+                let (fcnt_up, fcnt_down) =
+                    known.fold((request.fcnt_up.map(FCntUp::new), request.fcnt_down), |(up, down), known| {
+                        (up.max(known.fcnt_up), down.max(known.n_fcnt_down).max(known.a_fcnt_down))
+                    });
                 let params = AbpParams {
                     id: SessionId::new(request.session_id),
                     dev_eui,
                     dev_addr: DevAddr::new(request.dev_addr),
                     version: profile.mac_version,
                     keys,
-                    fcnt_up: request.fcnt_up.map(FCntUp::new),
-                    fcnt_down: request.fcnt_down,
+                    fcnt_up,
+                    fcnt_down,
                 };
                 Some(Session::new_abp(&profile, params, now))
             })
@@ -155,15 +177,14 @@ impl NetworkPort for Control {
             return Err(PortError::NotFound(format!("the network server does not know device {dev_eui}")));
         };
         let cleared = pb::Delta { dev_eui: dev_eui.value(), removed: true, ..pb::Delta::default() };
-        let delta = pb::Delta {
-            sealed_keys: Some(seal_keys(&self.shared.sealer, session.id, &session.keys)),
-            state: Some(session.pack()),
-            ..counters_of(&session)
-        };
+        let delta = whole(&session, seal_keys(&self.shared.sealer, session.id, &session.keys));
         self.shared.journal.commit(Vec::new(), vec![cleared, delta]).await.map_err(of_store)?;
         self.on_owner(dev_eui, move |owner| {
             let shared = Arc::clone(&owner.shared);
             let Some(device) = owner.devices.get_mut(&dev_eui) else { return };
+            let before = device.sessions().count() as u64;
+            shared.sizes.sessions.fetch_add(1, Ordering::Relaxed);
+            shared.sizes.sessions.fetch_sub(before, Ordering::Relaxed);
             let (current, pending) = (device.current.take(), std::mem::take(&mut device.pending));
             for old in current.as_deref().into_iter().chain(&pending) {
                 shared.index.remove(old.dev_addr, old.dev_eui, old.id);
@@ -242,14 +263,24 @@ impl NetworkPort for Control {
     }
 
     async fn set_queue_hints(&self, hints: Vec<pb::QueueHint>) -> Result<(), PortError> {
+        let mut by_owner: Vec<Vec<pb::QueueHint>> = self.owners.iter().map(|_| Vec::new()).collect();
         for hint in hints {
-            let dev_eui = DevEui::new(hint.dev_eui);
-            self.on_owner(dev_eui, move |owner| {
-                if let Some(device) = owner.devices.get_mut(&dev_eui) {
-                    device.queue = (hint.pending > 0).then_some(QueueHint { next_len: hint.next_len });
+            if let Some(own) = by_owner.get_mut(owner_of(DevEui::new(hint.dev_eui), self.owners.len())) {
+                own.push(hint);
+            }
+        }
+        for (owner, hints) in self.owners.iter().zip(by_owner) {
+            if hints.is_empty() {
+                continue;
+            }
+            let work = move |owner: &mut Owner| {
+                for hint in hints {
+                    if let Some(device) = owner.devices.get_mut(&DevEui::new(hint.dev_eui)) {
+                        device.queue = (hint.pending > 0).then_some(QueueHint { next_len: hint.next_len });
+                    }
                 }
-            })
-            .await?;
+            };
+            self.on_thread(owner, work).await?;
         }
         Ok(())
     }
@@ -351,6 +382,10 @@ fn status_message(status: GatewayStatus) -> v1::GatewayStatus {
         last_stat_at_us: status.last_stat_at.map(Timestamp::us),
         path_moves_refused: status.path_moves_refused,
     }
+}
+
+fn overloaded() -> PortError {
+    PortError::Unavailable("the network server is stopping or overloaded: try again".to_owned())
 }
 
 fn of_store(error: StoreError) -> PortError {

@@ -11,7 +11,7 @@ use crossbeam_channel::Sender;
 use mac::dedup::Closed;
 use mac::downlink::{self, AppPayload, BuiltDownlink, DownlinkPlan, TxWindow};
 use mac::drop_reason::DropReason;
-use mac::ids::{DevEui, FCntDown};
+use mac::ids::DevEui;
 use mac::keys::NetworkKeys;
 use mac::session::{Profile, Session};
 use mac::units::Mono;
@@ -19,12 +19,14 @@ use proto::internal as pb;
 use proto::port::PayloadPort;
 use proto::v1::DownlinkState;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::task::TaskTracker;
 
-use crate::budget::{DOWNLINKS_IN_FLIGHT_MAX, PAYLOAD_MS};
+use crate::budget::{COMMIT_PATIENCE_MS, DOWNLINKS_IN_FLIGHT_MAX, PAYLOAD_MS};
 use crate::gateway::GatewayUplink;
 use crate::ingest::refusal_of;
 
-use crate::owner::{OwnerMessage, Shared, VerifiedCopy, counters_of, owner_of, seconds};
+use crate::index::Candidate;
+use crate::owner::{OwnerMessage, Shared, VerifiedCopy, down_counters_of, heard_at, run_on_owner, seconds};
 use crate::records::DownlinkNote;
 use crate::transmit::{Frame, Sent, Transmitter, Window, best_first};
 
@@ -36,7 +38,7 @@ pub(crate) struct DownlinkJob {
     profile: Arc<Profile>,
     plan: DownlinkPlan,
     copies: Vec<GatewayUplink>,
-    opened_at: Mono,
+    heard_at: Mono,
 }
 
 impl DownlinkJob {
@@ -52,9 +54,18 @@ impl DownlinkJob {
             profile,
             plan,
             copies: closed.receptions.iter().map(|copy| copy.uplink.clone()).collect(),
-            opened_at: closed.opened_at,
+            heard_at: heard_at(closed),
         }
     }
+}
+
+/// What the dispatcher is told.
+#[derive(Debug)]
+pub(crate) enum DownlinkMessage {
+    /// Carry this out.
+    Job(Box<DownlinkJob>),
+    /// Answer when everything before is under way.
+    Flush(oneshot::Sender<()>),
 }
 
 /// What the tasks share.
@@ -64,20 +75,29 @@ pub(crate) struct Downlinks {
     pub(crate) transmitter: Arc<Transmitter>,
     /// The app-bridge, once it is there.
     pub(crate) payloads: Arc<ArcSwapOption<Arc<dyn PayloadPort>>>,
+    pub(crate) under_way: TaskTracker,
 }
 
 impl Downlinks {
     /// Takes jobs until the sender is gone.
-    pub(crate) async fn run(self: Arc<Self>, mut jobs: mpsc::Receiver<DownlinkJob>) {
+    pub(crate) async fn run(self: Arc<Self>, mut messages: mpsc::Receiver<DownlinkMessage>) {
         let slots = Arc::new(Semaphore::new(DOWNLINKS_IN_FLIGHT_MAX));
-        while let Some(job) = jobs.recv().await {
+        while let Some(message) = messages.recv().await {
+            let job = match message {
+                DownlinkMessage::Job(job) => job,
+                DownlinkMessage::Flush(done) => {
+                    // Whoever asked may have given up.
+                    let _ = done.send(());
+                    continue;
+                }
+            };
             let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                self.missed(&job, "too many downlinks at once");
+                self.refuse(&job, DropReason::DownlinkWindowMissed, "too many downlinks at once");
                 continue;
             };
             let this = Arc::clone(&self);
-            tokio::spawn(async move {
-                this.carry_out(job).await;
+            self.under_way.spawn(async move {
+                this.carry_out(*job).await;
                 drop(slot);
             });
         }
@@ -85,23 +105,45 @@ impl Downlinks {
 
     async fn carry_out(&self, mut job: DownlinkJob) {
         best_first(&mut job.copies, &self.transmitter.gateways);
+        let planned: Vec<Window> = job.plan.rx1.into_iter().chain(job.plan.rx2).map(Window::from).collect();
+        // Nothing is leased for a window that has passed.
+        if !self.transmitter.reaches_any(&job.copies, &planned) {
+            self.refuse(&job, DropReason::DownlinkWindowMissed, "no window could be reached");
+            return;
+        }
         let answer = self.ask_payload(&job).await;
         let Some((built, item)) = self.build(&job, answer) else { return };
-        let windows = windows_of(&job.plan, &built, item.as_ref().is_some_and(|item| item.rx2_only));
         let note = DownlinkNote {
             dev_eui: job.dev_eui,
             session_id: job.plan.session,
-            item_id: item.map(|item| item.item_id).unwrap_or_default(),
+            item_id: item.as_ref().map(|item| item.item_id.clone()).unwrap_or_default(),
             fcnt_down: Some(built.fcnt_down.value()),
             gateway: None,
         };
-        self.note_sent(&job, &built).await;
-        let frame = Frame { phy: built.phy, region: job.profile.region(), windows, copies: &job.copies };
-        self.shared
-            .metrics
-            .turnaround_seconds
-            .observe(seconds(self.shared.clock.mono().saturating_us_since(job.opened_at)));
+        // A confirmed frame is noted before it leaves, or its acknowledgement would not be understood.
+        if built.confirmed && self.note_sent(&job, &built).await == Noted::No {
+            let detail = "the session could not be told that a confirmed downlink leaves".to_owned();
+            let reason = DropReason::DownlinkWindowMissed;
+            self.tell(&job, note, Sent::Failed { gateway: None, reason, detail }).await;
+            return;
+        }
+        let frame = Frame {
+            phy: built.phy.clone(),
+            region: job.profile.region(),
+            windows: windows_of(&job.plan, &built, item.as_ref().is_some_and(|item| item.rx2_only)),
+            copies: &job.copies,
+        };
+        let turnaround_us = self.shared.clock.mono().saturating_us_since(job.heard_at);
+        self.shared.metrics.turnaround_seconds.observe(seconds(turnaround_us));
         let sent = self.transmitter.transmit(&frame).await;
+        match &sent {
+            Sent::Acknowledged { .. } | Sent::Unknown { .. } => {
+                if !built.confirmed {
+                    self.note_sent(&job, &built).await;
+                }
+            }
+            Sent::Failed { .. } => self.note_failed(&job, &built).await,
+        }
         self.tell(&job, note, sent).await;
     }
 
@@ -151,16 +193,9 @@ impl Downlinks {
             match downlink::build(&job.plan, &job.keys, Some(app), more_pending) {
                 Ok(built) => return built.map(|built| (built, Some(item))),
                 Err(error) => {
-                    let note = DownlinkNote {
-                        dev_eui: job.dev_eui,
-                        session_id: job.plan.session,
-                        item_id: item.item_id,
-                        fcnt_down: None,
-                        gateway: None,
-                    };
-                    let record =
-                        note.record(self.shared.clock.wall(), DownlinkState::Failed, &error.to_string());
-                    self.submit_soon(vec![record]);
+                    // The app-bridge measured it against the room it was given; it ends as unknown there.
+                    tracing::error!(dev_eui = %job.dev_eui, %error, "the app-bridge's payload makes no downlink");
+                    self.refuse(job, DropReason::DownlinkTooLong, &error.to_string());
                 }
             }
         }
@@ -173,42 +208,57 @@ impl Downlinks {
         }
     }
 
-    /// Tells the session; a confirmed frame waits until that is durable.
-    async fn note_sent(&self, job: &DownlinkJob, built: &BuiltDownlink) {
-        let (committed, wait) = oneshot::channel();
+    /// Tells the session that the frame leaves; what that changes is durable when this returns.
+    async fn note_sent(&self, job: &DownlinkJob, built: &BuiltDownlink) -> Noted {
         let (dev_eui, plan, built) = (job.dev_eui, job.plan.clone(), built.clone());
-        let work = move |owner: &mut crate::owner::Owner| {
+        let (committed, wait) = oneshot::channel();
+        let told = run_on_owner(&self.owners, dev_eui, move |owner| {
             let shared = Arc::clone(&owner.shared);
-            let Some(device) = owner.devices.get_mut(&dev_eui) else { return };
+            let Some(device) = owner.devices.get_mut(&dev_eui) else { return Noted::No };
             let profile = device.profile.load();
             let allow_fcnt_reset = device.allow_fcnt_reset;
-            let Some(session) = device.session_mut(plan.session) else { return };
+            let Some(session) = device.session_mut(plan.session) else { return Noted::No };
             if !downlink::on_downlink_sent(session, &plan, &built) {
-                return;
+                // Nothing to write; the channel closes.
+                return Noted::Yes;
             }
             if session.version.is_1_1() {
-                let candidate = crate::index::Candidate::new(session, &profile, allow_fcnt_reset);
-                shared.index.put(session.dev_addr, candidate);
+                shared.index.put(session.dev_addr, Candidate::new(session, &profile, allow_fcnt_reset));
             }
-            let delta = pb::Delta { state: Some(session.pack()), ..counters_of(session) };
-            let done = move |_| {
-                let _ = committed.send(());
-            };
-            let submission =
-                store::Submission { records: Vec::new(), deltas: vec![delta], done: Some(Box::new(done)) };
-            if shared.journal.submit_blocking(submission).is_err() {
-                tracing::error!("the journal is closed; a confirmed downlink was not noted");
+            let delta = pb::Delta { state: Some(session.pack()), ..down_counters_of(session) };
+            shared.submit_and_tell(vec![delta], committed);
+            Noted::Yes
+        });
+        if told.await != Some(Noted::Yes) {
+            return Noted::No;
+        }
+        // A sender that was dropped without a word had nothing to write.
+        match tokio::time::timeout(Duration::from_millis(COMMIT_PATIENCE_MS), wait).await {
+            Ok(_) => Noted::Yes,
+            Err(_) => Noted::No,
+        }
+    }
+
+    /// Tells the session that the frame did not go on air: no answer to it is waited for.
+    async fn note_failed(&self, job: &DownlinkJob, built: &BuiltDownlink) {
+        let (dev_eui, id, fcnt_down) = (job.dev_eui, job.plan.session, built.fcnt_down);
+        let told = run_on_owner(&self.owners, dev_eui, move |owner| {
+            let shared = Arc::clone(&owner.shared);
+            let session = owner.devices.get_mut(&dev_eui).and_then(|device| device.session_mut(id));
+            let Some(session) = session else { return };
+            if downlink::on_downlink_failed(session, fcnt_down) {
+                let delta = pb::Delta { state: Some(session.pack()), ..down_counters_of(session) };
+                shared.submit(Vec::new(), vec![delta]);
             }
-        };
-        let owner = self.owners.get(owner_of(dev_eui, self.owners.len()));
-        if owner.is_some_and(|owner| owner.try_send(OwnerMessage::Run(Box::new(work))).is_ok()) {
-            // Without anything to write the sender is dropped, and the wait is over as well.
-            let _ = wait.await;
+        });
+        if told.await.is_none() {
+            tracing::warn!(%dev_eui, "the session was not told that a downlink failed; its next uplink counts as unacknowledged");
         }
     }
 
     async fn tell(&self, job: &DownlinkJob, mut note: DownlinkNote, sent: Sent) {
         let at = self.shared.clock.wall();
+        let is_item = !note.item_id.is_empty();
         let mut records = Vec::new();
         match sent {
             Sent::Acknowledged { gateway, warning } => {
@@ -219,67 +269,38 @@ impl Downlinks {
             }
             Sent::Unknown { gateway, detail } => {
                 note.gateway = Some(gateway);
+                self.refuse(job, DropReason::TxAckMissing, detail);
                 records.push(note.record(at, DownlinkState::Sent, ""));
                 records.push(note.record(at, DownlinkState::Unknown, detail));
             }
-            Sent::Failed { gateway, reason } => {
+            Sent::Failed { gateway, reason, detail } => {
                 note.gateway = gateway;
-                self.forget_confirmed(job, note.fcnt_down);
-                records.push(note.record(at, DownlinkState::Failed, &reason));
-            }
-            Sent::Missed => {
-                self.missed(job, "no window could be reached");
-                self.forget_confirmed(job, note.fcnt_down);
-                records.push(note.record(at, DownlinkState::Failed, DropReason::DownlinkWindowMissed.code()));
+                self.refuse(job, reason, &detail);
+                // It never left: the item goes back to its queue, and only its counter is burnt.
+                records.push(note.record(at, DownlinkState::Queued, &format!("{}: {detail}", reason.code())));
             }
         }
-        // A frame of the network's own that went well is no news.
-        let own_and_well = note.item_id.is_empty()
-            && records.iter().all(|record| {
-                matches!(&record.kind, Some(pb::record::Kind::Downlink(d))
-                    if d.state == DownlinkState::Sent as u32 || d.state == DownlinkState::GatewayAcknowledged as u32)
-            });
-        if !own_and_well && let Err(error) = self.shared.journal.commit(records, Vec::new()).await {
+        // Frames of the network's own are nobody's item; what went wrong with them stands among the refusals.
+        if is_item && let Err(error) = self.shared.journal.commit(records, Vec::new()).await {
             tracing::error!(%error, "what became of a downlink was not written");
         }
     }
 
-    /// A confirmed frame that did not go on air is not waited for.
-    fn forget_confirmed(&self, job: &DownlinkJob, fcnt_down: Option<u32>) {
-        let (dev_eui, id) = (job.dev_eui, job.plan.session);
-        let Some(fcnt_down) = fcnt_down.map(FCntDown::new) else { return };
-        let work = move |owner: &mut crate::owner::Owner| {
-            let shared = Arc::clone(&owner.shared);
-            let session = owner.devices.get_mut(&dev_eui).and_then(|device| device.session_mut(id));
-            let Some(session) = session else { return };
-            if downlink::on_downlink_failed(session, fcnt_down) {
-                let delta = pb::Delta { state: Some(session.pack()), ..counters_of(session) };
-                shared.submit(Vec::new(), vec![delta]);
-            }
-        };
-        if let Some(owner) = self.owners.get(owner_of(dev_eui, self.owners.len())) {
-            // A full queue leaves it to the next uplink, which then tells "not acknowledged".
-            let _ = owner.try_send(OwnerMessage::Run(Box::new(work)));
-        }
-    }
-
-    fn missed(&self, job: &DownlinkJob, detail: &str) {
+    fn refuse(&self, job: &DownlinkJob, reason: DropReason, detail: &str) {
         let Some(copy) = job.copies.first() else { return };
-        let mut refusal = refusal_of(copy, DropReason::DownlinkWindowMissed);
+        let mut refusal = refusal_of(copy, reason);
         refusal.dev_eui = Some(job.dev_eui);
         refusal.detail = detail.to_owned();
         refusal.phy = None;
         self.shared.drops.refuse(refusal);
     }
+}
 
-    fn submit_soon(&self, records: Vec<pb::Record>) {
-        let journal = self.shared.journal.clone();
-        tokio::spawn(async move {
-            if let Err(error) = journal.commit(records, Vec::new()).await {
-                tracing::error!(%error, "what became of a downlink was not written");
-            }
-        });
-    }
+/// Whether a session knows of a frame.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Noted {
+    No,
+    Yes,
 }
 
 fn windows_of(plan: &DownlinkPlan, built: &BuiltDownlink, rx2_only: bool) -> Vec<Window> {

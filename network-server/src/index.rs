@@ -11,7 +11,7 @@ use mac::keys::{FNwkSIntKey, SNwkSIntKey};
 use mac::region::{Channel, Modulation, RegionId, region};
 use mac::session::{Profile, Session};
 use mac::units::Hz;
-use mac::verify::{self, SentWith};
+use mac::verify::{self, Proof, SentWith};
 use mac::version::{MacVersion, RegionalRevision};
 use parking_lot::RwLock;
 
@@ -79,6 +79,11 @@ impl Candidate {
             last: self.last(),
             allow_fcnt_reset: self.allow_fcnt_reset,
         }
+    }
+
+    /// Whether a proof is of this session and its counter is still read in the same way.
+    pub(crate) fn made(&self, proof: &Proof) -> bool {
+        proof.session() == self.session_id && proof.may_reset() == self.allow_fcnt_reset
     }
 
     /// How a frame was sent in the device's own numbers; only a 1.1 device signs them.

@@ -3,7 +3,7 @@
 //! Runs on the receivers' threads. Nothing is changed here but counters of refusals; what passes has a proof.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::Sender;
 use mac::drop_reason::DropReason;
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use store::Readiness;
 use tokio::sync::{mpsc, watch};
 
-use crate::budget::INGRESS_FRAMES_MAX;
+use crate::budget::{INGRESS_FRAMES_MAX, OWNER_QUEUE_FULL};
 use crate::drops::{DropLog, Refusal};
 use crate::gateway::{GatewayEvent, GatewayUplink, Ingress};
 use crate::index::{Candidate, DevAddrIndex};
@@ -35,6 +35,8 @@ pub(crate) struct Ingest {
     pub(crate) readiness: watch::Receiver<Readiness>,
     pub(crate) verdicts: Verdicts,
     pub(crate) replays: ReplayBudget,
+    /// The server is ending: nothing more is taken.
+    pub(crate) stopping: AtomicBool,
 }
 
 impl Ingress for Ingest {
@@ -71,7 +73,9 @@ impl Ingress for Ingest {
     }
 
     fn is_full(&self) -> bool {
-        self.sizes.ingress_frames.load(Ordering::Relaxed) >= INGRESS_FRAMES_MAX
+        self.stopping.load(Ordering::Relaxed)
+            || self.sizes.ingress_frames.load(Ordering::Relaxed) >= INGRESS_FRAMES_MAX
+            || self.owners.iter().any(|owner| owner.len() >= OWNER_QUEUE_FULL)
     }
 }
 
@@ -104,7 +108,9 @@ impl Ingest {
             }
             if !batch.joins.is_empty() {
                 let count = batch.joins.len() as u64;
+                self.sizes.ingress_frames.fetch_add(count, Ordering::Relaxed);
                 if owner.try_send(OwnerMessage::Joins(batch.joins)).is_err() {
+                    self.sizes.ingress_frames.fetch_sub(count, Ordering::Relaxed);
                     self.drops.count_many(DropReason::QueueFull, count);
                 }
             }
@@ -139,11 +145,19 @@ impl Ingest {
     }
 
     fn verdict(&self, frame: &DataUp<'_>, copy: &GatewayUplink) -> Verdict {
-        if let Some((dev_eui, proof)) = self.verdicts.known(&copy.phy) {
-            return Verdict::Genuine { dev_eui, proof };
-        }
-        let verdict = self.index.with(frame.dev_addr, |candidates| self.try_all(frame, copy, candidates));
-        if let Verdict::Genuine { dev_eui, proof } = &verdict {
+        let known = self.verdicts.known(&copy.phy);
+        let verdict = self.index.with(frame.dev_addr, |candidates| {
+            // A verdict holds as long as the session does, with the same rule for its counter.
+            if let Some((dev_eui, proof)) = known
+                && candidates.iter().any(|candidate| candidate.made(&proof))
+            {
+                return Verdict::Genuine { dev_eui, proof };
+            }
+            self.try_all(frame, copy, candidates)
+        });
+        if let Verdict::Genuine { dev_eui, proof } = &verdict
+            && known.is_none_or(|(_, before)| before != *proof)
+        {
             self.verdicts.remember(&copy.phy, *dev_eui, *proof);
         }
         verdict

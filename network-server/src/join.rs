@@ -23,15 +23,16 @@ use proto::internal::record::Kind;
 use proto::port::JoinPort;
 use rand::RngExt as _;
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::task::TaskTracker;
 
-use crate::budget::{JOIN_ACCEPT_DELAY2_MS, JOIN_MS, JOINS_IN_FLIGHT_MAX, JOINS_PER_DEVICE_MAX};
+use crate::budget::{JOIN_ACCEPT_DELAY2_MS, JOIN_KEPT_MS, JOIN_MS, JOINS_IN_FLIGHT_MAX, JOINS_PER_DEVICE_MAX};
 use crate::gateway::GatewayUplink;
 use crate::ingest::refusal_of;
 use crate::metrics::Metrics;
-use crate::owner::{OwnerMessage, Shared, counters_of, is_stronger, run_on_owner, seconds};
+use crate::owner::{OwnerMessage, Shared, Taken, run_on_owner, seconds, whole};
 use crate::records;
 use crate::seal::seal_keys;
-use crate::transmit::{Frame, Sent, Transmitter, Window, best_first};
+use crate::transmit::{Frame, Sent, Transmitter, Window, best_first, by_signal};
 
 /// One copy of a Join-Request.
 #[derive(Clone, Debug)]
@@ -50,7 +51,7 @@ impl Reception for JoinCopy {
     }
 
     fn is_stronger_than(&self, other: &Self) -> bool {
-        is_stronger(&self.uplink, &other.uplink)
+        by_signal(&self.uplink, &other.uplink).is_lt()
     }
 }
 
@@ -71,7 +72,7 @@ pub(crate) struct Joins {
     join_server: Arc<dyn JoinPort>,
     net_id: NetId,
     in_work: Mutex<BTreeMap<DevEui, usize>>,
-    turns: Box<[tokio::sync::Mutex<()>]>,
+    under_way: TaskTracker,
 }
 
 impl Joins {
@@ -81,9 +82,9 @@ impl Joins {
         transmitter: Arc<Transmitter>,
         join_server: Arc<dyn JoinPort>,
         net_id: NetId,
+        under_way: TaskTracker,
     ) -> Self {
-        let turns = (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect();
-        Self { shared, owners, transmitter, join_server, net_id, in_work: Mutex::default(), turns }
+        Self { shared, owners, transmitter, join_server, net_id, in_work: Mutex::default(), under_way }
     }
 
     /// Takes jobs until the sender is gone.
@@ -95,7 +96,7 @@ impl Joins {
                 continue;
             };
             let this = Arc::clone(&self);
-            tokio::spawn(async move {
+            self.under_way.spawn(async move {
                 this.carry_out(job).await;
                 drop(slot);
             });
@@ -104,13 +105,13 @@ impl Joins {
 
     async fn carry_out(&self, mut job: JoinJob) {
         let dev_eui = job.request.dev_eui;
-        if !self.enter(dev_eui) {
+        let Some(_place) = self.enter(dev_eui) else {
             self.refuse(&job, DropReason::JoinInProgress, String::new(), None);
             return;
-        }
+        };
         best_first(&mut job.copies, &self.transmitter.gateways);
         // One after the other for a device: an answer given again must find the session the first one made.
-        let turn = self.turns[usize::from(dev_eui.to_wire_bytes()[0]) % TURNS].lock().await;
+        let turn = self.shared.turn(dev_eui).await;
         let accept = if self.is_too_late(&job) {
             self.refuse(&job, DropReason::JoinTooLate, String::new(), None);
             None
@@ -124,7 +125,6 @@ impl Joins {
         if let Some(phy) = accept {
             self.send(&job, phy).await;
         }
-        self.leave(dev_eui);
     }
 
     /// A Join-Request whose RX2 has passed uses no nonce: here by the server's own clock, or by a gateway's that kept the
@@ -134,9 +134,9 @@ impl Joins {
         job.copies.iter().all(|copy| {
             let kept_us = copy.gateway_time.map_or(0, |heard| copy.received_at.us().saturating_sub(heard.us()));
             let kept_us = u64::try_from(kept_us).unwrap_or(0);
-            let age_us = now.saturating_us_since(copy.received).saturating_add(kept_us);
             // A clock that is wrong by more than a day says nothing.
-            (JOIN_ACCEPT_DELAY2_MS * 1_000..DAY_US).contains(&age_us)
+            (JOIN_KEPT_MS * 1_000..DAY_US).contains(&kept_us)
+                || now.saturating_ms_since(copy.received) >= JOIN_ACCEPT_DELAY2_MS
         })
     }
 
@@ -166,8 +166,12 @@ impl Joins {
         match answer {
             Ok(Ok(pb::JoinResponse { result: Some(JoinResult::Answer(answer)) })) => Some(answer),
             Ok(Ok(pb::JoinResponse { result: Some(JoinResult::Refused(refused)) })) => {
-                let reason = DropReason::from_code(&refused.code).unwrap_or(DropReason::JoinRefused);
-                let hint = Some(refused.hint).filter(|hint| !hint.is_empty());
+                let (reason, hint) = match DropReason::from_code(&refused.code) {
+                    // It is registered here, or nobody would have been asked: what the join server lacks is its key.
+                    Some(DropReason::DeviceUnknown) => (DropReason::NoRootKey, None),
+                    Some(reason) => (reason, Some(refused.hint).filter(|hint| !hint.is_empty())),
+                    None => (DropReason::JoinRefused, Some(refused.hint).filter(|hint| !hint.is_empty())),
+                };
                 self.refuse(job, reason, refused.message, hint);
                 None
             }
@@ -223,19 +227,22 @@ impl Joins {
                 kek_label: answer.kek_label,
             }),
         );
-        let delta = pb::Delta {
-            sealed_keys: Some(seal_keys(&self.shared.sealer, session.id, &session.keys)),
-            state: Some(session.pack()),
-            ..counters_of(&session)
-        };
-        if let Err(error) = self.shared.journal.commit(vec![record], vec![delta]).await {
-            tracing::error!(dev_eui = %request.dev_eui, %error, "a join was not committed; the device has to ask again");
-            return None;
+        let delta = whole(&session, seal_keys(&self.shared.sealer, session.id, &session.keys));
+        let commit = self.shared.journal.commit(vec![record], vec![delta]);
+        match tokio::time::timeout(Duration::from_millis(JOIN_MS), commit).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::error!(dev_eui = %request.dev_eui, %error, "a join was not committed; the device has to ask again");
+                return None;
+            }
+            Err(_) => {
+                tracing::error!(dev_eui = %request.dev_eui, "a join was not committed within {JOIN_MS} ms; the device has to ask again");
+                return None;
+            }
         }
         // The accept may not leave before the owner knows the session.
-        run_on_owner(&self.owners, request.dev_eui, move |owner| owner.add_pending(session)).await?;
-        Metrics::add(&self.shared.metrics.joins);
-        Some(answer.phy_payload)
+        let taken = run_on_owner(&self.owners, request.dev_eui, move |owner| owner.add_pending(session)).await;
+        (taken == Some(Taken::Yes)).then_some(answer.phy_payload)
     }
 
     /// What the owner knows of a session. A session in use is never made again: its counters would start anew.
@@ -263,14 +270,18 @@ impl Joins {
         let (rx1, rx2) = join_windows(&job.profile, first.freq, dr, channel);
         let windows = rx1.into_iter().chain(rx2).map(Window::from).collect();
         let sent = self.transmitter.transmit(&Frame { phy, region, windows, copies: &job.copies }).await;
-        let detail = match sent {
-            Sent::Acknowledged { .. } => return,
-            Sent::Unknown { detail, .. } => detail.to_owned(),
-            Sent::Failed { reason, .. } => reason,
-            Sent::Missed => "no window could be reached".to_owned(),
+        let (reason, detail) = match sent {
+            Sent::Acknowledged { .. } => {
+                Metrics::add(&self.shared.metrics.joins);
+                return;
+            }
+            Sent::Unknown { detail, .. } => {
+                Metrics::add(&self.shared.metrics.joins);
+                (DropReason::TxAckMissing, detail.to_owned())
+            }
+            Sent::Failed { reason, detail, .. } => (reason, detail),
         };
-        tracing::debug!(dev_eui = %job.request.dev_eui, detail, "a join-accept was not confirmed by a gateway");
-        self.refuse(job, DropReason::DownlinkWindowMissed, format!("join-accept: {detail}"), None);
+        self.refuse(job, reason, format!("join-accept: {detail}"), None);
     }
 
     fn refuse(&self, job: &JoinJob, reason: DropReason, detail: String, hint: Option<String>) {
@@ -294,24 +305,30 @@ impl Joins {
         }
     }
 
-    fn enter(&self, dev_eui: DevEui) -> bool {
+    /// A place among the joins of a device in work; it is free again when it is dropped.
+    fn enter(&self, dev_eui: DevEui) -> Option<Place<'_>> {
+        let place = Place { in_work: &self.in_work, dev_eui };
         let mut in_work = self.in_work.lock();
         let count = in_work.entry(dev_eui).or_default();
         *count += 1;
         let fits = *count <= JOINS_PER_DEVICE_MAX;
         drop(in_work);
-        if !fits {
-            self.leave(dev_eui);
-        }
-        fits
+        fits.then_some(place)
     }
+}
 
-    fn leave(&self, dev_eui: DevEui) {
+struct Place<'a> {
+    in_work: &'a Mutex<BTreeMap<DevEui, usize>>,
+    dev_eui: DevEui,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
         let mut in_work = self.in_work.lock();
-        if let Some(count) = in_work.get_mut(&dev_eui) {
+        if let Some(count) = in_work.get_mut(&self.dev_eui) {
             *count -= 1;
             if *count == 0 {
-                in_work.remove(&dev_eui);
+                in_work.remove(&self.dev_eui);
             }
         }
     }
@@ -352,4 +369,3 @@ fn session_of(job: &JoinJob, answer: &pb::JoinAnswer, now: mac::units::Timestamp
 }
 
 const DAY_US: u64 = 86_400_000_000;
-const TURNS: usize = 256;

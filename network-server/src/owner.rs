@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use hashbrown::HashMap;
 use mac::dedup::{Closed, Counter, Dedup, DedupLimits, FrameId, Handled, Reception};
 use mac::drop_reason::DropReason;
-use mac::ids::{DevEui, GatewayEui};
+use mac::ids::{DevEui, FCntUp, GatewayEui};
 use mac::session::{Profile, Session};
 use mac::units::{Mono, Timestamp};
 use mac::uplink::{self, DeviceAnswer, QueueHint, RadioContext, Reply, Step};
@@ -23,9 +23,9 @@ use store::{Journal, Sealer, Submission};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::budget::{GATEWAY_LEAD_MS, JOINS_REMEMBERED_MAX, PENDING_SESSIONS_MAX, SHARDS};
-use crate::downlink::DownlinkJob;
+use crate::downlink::{DownlinkJob, DownlinkMessage};
 use crate::drops::DropLog;
-use crate::gateway::GatewayUplink;
+use crate::gateway::{Bucket, GatewayUplink, RateLimit};
 use crate::index::{Candidate, DevAddrIndex};
 use crate::ingest::refusal_of;
 use crate::join::{JoinCopy, JoinJob};
@@ -33,6 +33,7 @@ use crate::metrics::{Metrics, Sizes};
 use crate::profiles::ProfileEntry;
 use crate::records::{self, DownlinkNote};
 use crate::run::Clock;
+use crate::transmit::by_signal;
 
 /// Which of `owners` owner threads a device belongs to.
 pub(crate) fn owner_of(dev_eui: DevEui, owners: usize) -> usize {
@@ -47,15 +48,22 @@ pub(crate) async fn run_on_owner<T: Send + 'static>(
     dev_eui: DevEui,
     work: impl FnOnce(&mut Owner) -> T + Send + 'static,
 ) -> Option<T> {
+    run_on(owners.get(owner_of(dev_eui, owners.len()))?, work).await
+}
+
+/// Like [`run_on_owner`], on this owner.
+pub(crate) async fn run_on<T: Send + 'static>(
+    owner: &Sender<OwnerMessage>,
+    work: impl FnOnce(&mut Owner) -> T + Send + 'static,
+) -> Option<T> {
     let (answer, wait) = oneshot::channel();
     let mut message = OwnerMessage::Run(Box::new(move |owner: &mut Owner| {
         // Whoever asked may have gone away.
         let _ = answer.send(work(owner));
     }));
-    let owner = owners.get(owner_of(dev_eui, owners.len()))?;
     for _ in 0..OWNER_TRIES {
         match owner.try_send(message) {
-            Ok(()) => return wait.await.ok(),
+            Ok(()) => return tokio::time::timeout(OWNER_ANSWER, wait).await.ok()?.ok(),
             Err(TrySendError::Disconnected(_)) => return None,
             Err(TrySendError::Full(back)) => message = back,
         }
@@ -82,14 +90,8 @@ impl Reception for VerifiedCopy {
     }
 
     fn is_stronger_than(&self, other: &Self) -> bool {
-        is_stronger(&self.uplink, &other.uplink)
+        by_signal(&self.uplink, &other.uplink).is_lt()
     }
-}
-
-/// Whether one reception is better than another: signal-to-noise ratio, then RSSI.
-pub(crate) fn is_stronger(one: &GatewayUplink, other: &GatewayUplink) -> bool {
-    let snr = |uplink: &GatewayUplink| uplink.snr_db.unwrap_or(f32::MIN);
-    snr(one).total_cmp(&snr(other)).then_with(|| one.rssi_dbm.total_cmp(&other.rssi_dbm)).is_gt()
 }
 
 /// What an owner is told.
@@ -139,9 +141,11 @@ pub(crate) struct Shared {
     pub(crate) journal: Journal,
     pub(crate) sealer: Sealer,
     pub(crate) clock: Clock,
-    pub(crate) downlinks: mpsc::Sender<DownlinkJob>,
+    pub(crate) downlinks: mpsc::Sender<DownlinkMessage>,
     pub(crate) joins: mpsc::Sender<JoinJob>,
     pub(crate) window_ms: u64,
+    /// What replaces a device's sessions takes its turn: joins, activations, deletions.
+    pub(crate) turns: Box<[tokio::sync::Mutex<()>]>,
 }
 
 /// See the file's head.
@@ -150,6 +154,7 @@ pub(crate) struct Owner {
     pub(crate) devices: HashMap<DevEui, Device>,
     uplinks: Dedup<VerifiedCopy>,
     joins: Dedup<JoinCopy>,
+    join_rates: HashMap<DevEui, Bucket>,
 }
 
 impl Owner {
@@ -161,11 +166,13 @@ impl Owner {
             devices: HashMap::new(),
             uplinks: Dedup::new(limits),
             joins: Dedup::new(DedupLimits { frames_max: JOINS_REMEMBERED_MAX, ..limits }),
+            join_rates: HashMap::new(),
         }
     }
 
     /// Works until it is told to stop.
     pub(crate) fn run(mut self, messages: &Receiver<OwnerMessage>) {
+        let _guard = AbortOnPanic;
         loop {
             let first = match self.next_timeout() {
                 None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -212,9 +219,11 @@ impl Owner {
             }
             OwnerMessage::Joins(copies) => {
                 let now = self.now();
+                let count = copies.len() as u64;
                 for copy in copies {
                     self.take_join(copy, now);
                 }
+                self.shared.sizes.ingress_frames.fetch_sub(count, std::sync::atomic::Ordering::Relaxed);
             }
             OwnerMessage::Run(work) => work(self),
             OwnerMessage::Stop => return Turn::Stop,
@@ -326,11 +335,21 @@ impl Owner {
         let shared = Arc::clone(&self.shared);
         let Some(first) = closed.receptions.first() else { return };
         let (dev_eui, proof) = (first.dev_eui, first.proof);
-        // A device that was deleted while its window was open has nobody left to hear it.
-        let Some(device) = self.devices.get_mut(&dev_eui) else { return };
+        let refuse = |detail: &str| {
+            let mut refusal = refusal_of(&first.uplink, DropReason::UnknownDevAddr);
+            refusal.dev_eui = Some(dev_eui);
+            refusal.fcnt = Some(proof.fcnt().value());
+            refusal.detail = detail.to_owned();
+            shared.drops.refuse(refusal);
+        };
+        let Some(device) = self.devices.get_mut(&dev_eui) else {
+            return refuse("the device was deleted while its frame was collected");
+        };
         let profile = device.profile.load();
         let (queue, allow_fcnt_reset) = (device.queue, device.allow_fcnt_reset);
-        let Some(session) = device.session_mut(proof.session()) else { return };
+        let Some(session) = device.session_mut(proof.session()) else {
+            return refuse("the session ended while its frame was collected");
+        };
         let phy = first.uplink.phy.clone();
         let Some(uplink) = proof.open(&phy) else { return };
         let at = first.uplink.received_at;
@@ -346,7 +365,10 @@ impl Owner {
             events.push(uplink_record(&uplink, &step, &closed, &radio, session, at));
         }
         step_records(&step, session, at, &mut events);
-        let mut deltas = vec![delta_of(session, &step)];
+        for note in &step.notes {
+            count_note(&shared.drops, *note, &first.uplink, session, &uplink);
+        }
+        let mut deltas = vec![delta_of(session, (!closed.repeat).then_some(proof.fcnt()), &step)];
         let job = step.downlink.map(|plan| DownlinkJob::new(session, Arc::clone(&profile), plan, &closed));
         if session.version.is_1_1() && step.mac_changed {
             shared.index.put(session.dev_addr, Candidate::new(session, &profile, allow_fcnt_reset));
@@ -362,26 +384,30 @@ impl Owner {
 
     fn take_join(&mut self, copy: JoinCopy, now: Mono) {
         let request = copy.request;
-        let refuse = |reason| {
+        let refuse = |reason, hint| {
             let mut refusal = refusal_of(&copy.uplink, reason);
             refusal.dev_eui = Some(request.dev_eui);
             refusal.join_eui = Some(request.join_eui);
+            refusal.hint = hint;
             self.shared.drops.refuse(refusal);
         };
         let Some(device) = self.devices.get(&request.dev_eui) else {
-            return refuse(DropReason::DeviceUnknown);
+            return refuse(DropReason::DeviceUnknown, self.likely_mistake(&request));
         };
         if device.disabled {
-            return refuse(DropReason::DeviceDisabled);
+            return refuse(DropReason::DeviceDisabled, None);
         }
         if device.join_eui != request.join_eui.value() {
-            return refuse(DropReason::JoinEuiMismatch);
+            let reversed = device.join_eui.swap_bytes() == request.join_eui.value();
+            let hint = reversed
+                .then(|| "the bytes of the JoinEUI are reversed in the device or in the registry".to_owned());
+            return refuse(DropReason::JoinEuiMismatch, hint);
         }
         let profile = device.profile.load();
         if !profile.region().accepts_frequency(copy.uplink.freq)
             || profile.region().data_rate_up(copy.uplink.modulation, profile.revision).is_none()
         {
-            return refuse(DropReason::WrongRegion);
+            return refuse(DropReason::WrongRegion, None);
         }
         let id = FrameId::Join {
             dev_eui: request.dev_eui,
@@ -389,6 +415,13 @@ impl Owner {
             content: u64::from(u32::from_le_bytes(request.mic.to_bytes())),
         };
         let dev_eui = copy.request.dev_eui;
+        // Nobody has checked the MIC: whoever knows a DevEUI can send as many as they like.
+        if self.join_rates.len() > JOINS_REMEMBERED_MAX {
+            self.join_rates.clear();
+        }
+        if !self.join_rates.entry(dev_eui).or_default().take(JOIN_RATE, now) {
+            return refuse(DropReason::RateLimited, None);
+        }
         match self.joins.handle(id, Counter::Fresh, copy.clone(), JOIN_LATE_MS, now) {
             Handled::Full => {
                 let mut refusal = refusal_of(&copy.uplink, DropReason::RateLimited);
@@ -401,6 +434,22 @@ impl Owner {
             | Handled::Absorbed
             | Handled::Late
             | Handled::RepeatRefused => {}
+        }
+    }
+
+    /// A device that is registered under another spelling of what a Join-Request says.
+    fn likely_mistake(&self, request: &mac::join_frame::JoinRequest) -> Option<String> {
+        let (dev_eui, join_eui) = (request.dev_eui.value(), request.join_eui.value());
+        let registered = |eui: u64| self.devices.contains_key(&DevEui::new(eui));
+        let known = DevEui::new(if registered(join_eui) { join_eui } else { dev_eui.swap_bytes() });
+        if registered(join_eui) {
+            Some(format!("{known} is registered as a DevEUI: DevEUI and JoinEUI are swapped in the device"))
+        } else if registered(dev_eui.swap_bytes()) {
+            Some(format!(
+                "{known} is registered: the bytes of the DevEUI are reversed in the device or in the registry"
+            ))
+        } else {
+            None
         }
     }
 
@@ -425,23 +474,62 @@ impl Owner {
         }
     }
 
-    /// Takes a session that a Join-Accept offers and the journal holds.
-    pub(crate) fn add_pending(&mut self, session: Session) {
+    /// Tells the receivers what a changed profile means for its 1.1 devices.
+    pub(crate) fn renew_candidates(&self, profile: &Arc<ProfileEntry>) {
+        let content = profile.load();
+        for device in self.devices.values().filter(|device| Arc::ptr_eq(&device.profile, profile)) {
+            for session in device.sessions().filter(|session| session.version.is_1_1()) {
+                self.shared
+                    .index
+                    .put(session.dev_addr, Candidate::new(session, &content, device.allow_fcnt_reset));
+            }
+        }
+    }
+
+    /// Takes a session that a Join-Accept offers and the journal holds. A device that was deleted meanwhile has none.
+    pub(crate) fn add_pending(&mut self, session: Session) -> Taken {
         let shared = Arc::clone(&self.shared);
-        let Some(device) = self.devices.get_mut(&session.dev_eui) else { return };
+        let Some(device) = self.devices.get_mut(&session.dev_eui) else {
+            shared.submit(Vec::new(), vec![removed(&session)]);
+            return Taken::NoDevice;
+        };
         let profile = device.profile.load();
         // The same accept given again names the same session.
         device.pending.retain(|known| known.id != session.id);
+        shared.sizes.sessions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         shared.index.put(session.dev_addr, Candidate::new(&session, &profile, device.allow_fcnt_reset));
         device.pending.push(session);
         let mut deltas = Vec::new();
         while device.pending.len() > PENDING_SESSIONS_MAX {
             let oldest = device.pending.remove(0);
             shared.index.remove(oldest.dev_addr, oldest.dev_eui, oldest.id);
+            shared.sizes.sessions.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
             deltas.push(removed(&oldest));
         }
         if !deltas.is_empty() {
             shared.submit(Vec::new(), deltas);
+        }
+        Taken::Yes
+    }
+}
+
+/// Whether an owner took a session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Taken {
+    NoDevice,
+    Yes,
+}
+
+/// An owner that panics has lost what it held in memory: the process ends, and starts again from what is committed.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(
+                "an owner panicked; the process ends so that it starts again from what is committed"
+            );
+            std::process::abort();
         }
     }
 }
@@ -458,9 +546,23 @@ impl Turn {
 }
 
 impl Shared {
+    /// Waits for the turn of a device.
+    pub(crate) async fn turn(&self, dev_eui: DevEui) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turns[owner_of(dev_eui, self.turns.len())].lock().await
+    }
+
     /// Makes something durable that nobody waits for.
     pub(crate) fn submit(&self, records: Vec<pb::Record>, deltas: Vec<pb::Delta>) {
         self.hand_over(Submission { records, deltas, done: None });
+    }
+
+    /// Makes changes durable and then says so.
+    pub(crate) fn submit_and_tell(&self, deltas: Vec<pb::Delta>, committed: oneshot::Sender<()>) {
+        let done = move |_| {
+            // Whoever waits may have given up.
+            let _ = committed.send(());
+        };
+        self.hand_over(Submission { records: Vec::new(), deltas, done: Some(Box::new(done)) });
     }
 
     fn submit_uplink(
@@ -481,7 +583,7 @@ impl Shared {
             }
             metrics.commit_seconds.observe(seconds(clock.mono().saturating_us_since(decided)));
             if let Some(job) = job
-                && downlinks.try_send(job).is_err()
+                && downlinks.try_send(DownlinkMessage::Job(Box::new(job))).is_err()
             {
                 drops.count(DropReason::DownlinkWindowMissed);
             }
@@ -510,6 +612,7 @@ fn retire_older(
     older.extend(std::mem::replace(&mut device.current, current).map(|session| *session));
     for session in older {
         shared.index.remove(session.dev_addr, session.dev_eui, session.id);
+        shared.sizes.sessions.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         deltas.push(removed(&session));
     }
 }
@@ -523,17 +626,31 @@ pub(crate) fn removed(session: &Session) -> pb::Delta {
     }
 }
 
-/// The counters, and the cold state when it changed.
-fn delta_of(session: &Session, step: &Step) -> pb::Delta {
-    pb::Delta { state: step.mac_changed.then(|| session.pack()), ..counters_of(session) }
+/// What an accepted uplink changes: its own counter, not the session's, which may count a frame already whose window is
+/// still open; the counters of downlinks; the cold state when it changed.
+fn delta_of(session: &Session, accepted: Option<FCntUp>, step: &Step) -> pb::Delta {
+    pb::Delta {
+        fcnt_up_plus_1: accepted.map(|fcnt| u64::from(fcnt.value()) + 1),
+        state: step.mac_changed.then(|| session.pack()),
+        ..down_counters_of(session)
+    }
 }
 
-/// What a session's counters are.
-pub(crate) fn counters_of(session: &Session) -> pb::Delta {
+/// A session as it begins.
+pub(crate) fn whole(session: &Session, sealed_keys: Vec<u8>) -> pb::Delta {
+    pb::Delta {
+        sealed_keys: Some(sealed_keys),
+        state: Some(session.pack()),
+        fcnt_up_plus_1: Some(session.fcnt_up.map_or(0, |fcnt| u64::from(fcnt.value()) + 1)),
+        ..down_counters_of(session)
+    }
+}
+
+/// What is not handed out of a session's downlink counters.
+pub(crate) fn down_counters_of(session: &Session) -> pb::Delta {
     pb::Delta {
         dev_eui: session.dev_eui.value(),
         session_id: session.id.value(),
-        fcnt_up_plus_1: Some(session.fcnt_up.map_or(0, |fcnt| u64::from(fcnt.value()) + 1)),
         n_fcnt_down: Some(session.n_fcnt_down),
         a_fcnt_down: session.version.is_1_1().then_some(session.a_fcnt_down),
         ..pb::Delta::default()
@@ -571,7 +688,7 @@ fn radio_context(
     let dr =
         first.and_then(|uplink| region.data_rate_up(uplink.modulation, profile.revision)).unwrap_or_default();
     let last_ms = (u64::from(session.mac.rx1_delay_s) + 1) * 1_000;
-    let in_time = now.plus_ms(GATEWAY_LEAD_MS) <= closed.opened_at.plus_ms(last_ms);
+    let in_time = now.plus_ms(GATEWAY_LEAD_MS) <= heard_at(closed).plus_ms(last_ms);
     RadioContext {
         freq,
         dr,
@@ -584,6 +701,11 @@ fn radio_context(
             .or_else(|| first.map(|uplink| mac::gps::gps_from_unix_us(uplink.received_at.us()))),
         reply: if in_time { Reply::Possible } else { Reply::TooLate },
     }
+}
+
+/// When the first copy came from its socket; the owner may have seen it later.
+pub(crate) fn heard_at(closed: &Closed<VerifiedCopy>) -> Mono {
+    closed.receptions.iter().map(|copy| copy.uplink.received).min().unwrap_or(closed.opened_at)
 }
 
 /// The gateway's own GPS time of the end of the frame, when the server's clock finds it plausible: a gateway is not
@@ -655,6 +777,23 @@ fn step_records(step: &Step, session: &Session, at: Timestamp, out: &mut Vec<pb:
     }
 }
 
+/// A frame that was taken, but not whole, is counted and told beside the refused ones.
+fn count_note(
+    drops: &DropLog,
+    note: uplink::Note,
+    copy: &GatewayUplink,
+    session: &Session,
+    uplink: &mac::verify::VerifiedUplink<'_>,
+) {
+    let Some(reason) = DropReason::from_code(note.code()) else { return };
+    let mut refusal = refusal_of(copy, reason);
+    refusal.dev_eui = Some(session.dev_eui);
+    refusal.dev_addr = Some(session.dev_addr);
+    refusal.fcnt = Some(uplink.fcnt().value());
+    refusal.detail = note.to_string();
+    drops.refuse(refusal);
+}
+
 pub(crate) fn seconds(us: u64) -> f64 {
     Duration::from_micros(us).as_secs_f64()
 }
@@ -664,7 +803,11 @@ const PHY_OVERHEAD: usize = 5;
 /// How far a gateway's GPS time may lie from the server's.
 const GPS_TRUST_US: u64 = 5_000_000;
 const MESSAGES_A_TURN: usize = 64;
+/// An owner that waits for the disk answers late; whoever asked should not wait for ever.
+const OWNER_ANSWER: Duration = Duration::from_secs(5);
 /// A full queue of an owner is gone in milliseconds, or the machine is overloaded.
 const OWNER_TRIES: u32 = 2_000;
+/// Copies of Join-Requests of one DevEUI. A device sends one every ten seconds at most; many gateways may hear it.
+const JOIN_RATE: RateLimit = RateLimit { per_second: 20, burst: 200 };
 /// A copy of a Join-Request is recognised for so long.
 const JOIN_LATE_MS: u64 = 60_000;

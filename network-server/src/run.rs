@@ -1,9 +1,9 @@
 //! Starting and stopping the network server: what is made in which order, and the only place that reads the clocks.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use crossbeam_channel::Sender;
@@ -16,12 +16,13 @@ use prometheus_client::registry::Registry;
 use proto::port::{JoinPort, NetworkPort, PayloadPort};
 use proto::v1;
 use store::{SessionRow, Store, StoreError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
-use crate::budget::{DOWNLINKS_IN_FLIGHT_MAX, JOINS_IN_FLIGHT_MAX, OWNER_QUEUE_MAX};
+use crate::budget::{DOWNLINKS_IN_FLIGHT_MAX, DRAIN_MS, JOINS_IN_FLIGHT_MAX, OWNER_QUEUE_MAX};
 use crate::control::Control;
-use crate::downlink::Downlinks;
+use crate::downlink::{DownlinkMessage, Downlinks};
 use crate::drops::DropLog;
 use crate::gateway::{
     self, GatewayConfig, GatewayError, GatewayEvent, GatewayPolicy, Gateways, UdpConfig, UdpServer,
@@ -115,10 +116,13 @@ pub(crate) fn wall_clock() -> Timestamp {
 pub struct NetworkServer {
     port: Arc<Control>,
     payloads: Arc<ArcSwapOption<Arc<dyn PayloadPort>>>,
+    ingest: Arc<Ingest>,
     udp: Arc<UdpServer>,
     owners: Vec<Sender<OwnerMessage>>,
     threads: Vec<JoinHandle<()>>,
     tasks: JoinSet<()>,
+    /// Downlinks and joins between their commit and their outcome.
+    under_way: TaskTracker,
     metrics: Arc<Metrics>,
     drops: Arc<DropLog>,
     sizes: Arc<Sizes>,
@@ -163,6 +167,7 @@ impl NetworkServer {
             downlinks: downlink_jobs,
             joins: join_jobs,
             window_ms: config.dedup_window_ms,
+            turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
         });
 
         let mut loaded: Vec<Owner> =
@@ -189,11 +194,14 @@ impl NetworkServer {
             readiness: store.readiness(),
             verdicts: Verdicts::default(),
             replays: ReplayBudget::default(),
+            stopping: AtomicBool::new(false),
         });
         let udp_clock = Arc::new(move || (clock.mono(), clock.wall()));
-        let udp = Arc::new(gateway::start(config.udp, Arc::clone(&gateways), ingest, udp_clock)?);
+        let udp =
+            Arc::new(gateway::start(config.udp, Arc::clone(&gateways), Arc::clone(&ingest) as _, udp_clock)?);
 
         let payloads = Arc::new(ArcSwapOption::empty());
+        let under_way = TaskTracker::new();
         let transmitter =
             Arc::new(Transmitter::new(Arc::clone(&udp), Arc::clone(&gateways), clock, Arc::clone(&metrics)));
         let mut tasks = JoinSet::new();
@@ -203,10 +211,18 @@ impl NetworkServer {
                 owners: owners.clone(),
                 transmitter: Arc::clone(&transmitter),
                 payloads: Arc::clone(&payloads),
+                under_way: under_way.clone(),
             })
             .run(downlinks),
         );
-        let joining = Joins::new(Arc::clone(&shared), owners.clone(), transmitter, join_server, config.net_id);
+        let joining = Joins::new(
+            Arc::clone(&shared),
+            owners.clone(),
+            transmitter,
+            join_server,
+            config.net_id,
+            under_way.clone(),
+        );
         tasks.spawn(Arc::new(joining).run(joins));
         let port = Arc::new(Control {
             store: store.clone(),
@@ -217,7 +233,7 @@ impl NetworkServer {
             started_at: clock.wall(),
         });
         tasks.spawn(tell_news(Arc::clone(&port), config.auto_register_region, news_received));
-        Ok(Self { port, payloads, udp, owners, threads, tasks, metrics, drops, sizes })
+        Ok(Self { port, payloads, ingest, udp, owners, threads, tasks, under_way, metrics, drops, sizes })
     }
 
     /// The port the app-bridge talks to.
@@ -240,27 +256,50 @@ impl NetworkServer {
         self.metrics.register(&self.drops, Arc::clone(&self.sizes), registry);
     }
 
-    /// Stops taking frames, decides the open windows, and hands everything to the journal. The store is the caller's to close.
+    /// Stops taking frames, decides the open windows, commits, and waits for the outcome of what is under way. The store is the
+    /// caller's to close.
     pub async fn stop(mut self) {
-        let udp = Arc::clone(&self.udp);
-        let owners = std::mem::take(&mut self.owners);
-        let threads = std::mem::take(&mut self.threads);
-        let ended = tokio::task::spawn_blocking(move || {
-            udp.stop();
-            for owner in &owners {
-                // An owner that has ended already has nothing left to close.
-                let _ = owner.send(OwnerMessage::Stop);
+        self.ingest.stopping.store(true, Ordering::Relaxed);
+        self.stop_owners().await;
+        // What the owners handed over is committed, and its downlinks are under way, when these two come back.
+        let drained = tokio::time::timeout(Duration::from_millis(DRAIN_MS), async {
+            if self.port.shared.journal.commit(Vec::new(), Vec::new()).await.is_err() {
+                return;
             }
-            for thread in threads {
-                if thread.join().is_err() {
-                    tracing::error!("an owner thread ended with a panic; frames it held were not accepted");
-                }
+            let (flushed, wait) = oneshot::channel();
+            if self.port.shared.downlinks.send(DownlinkMessage::Flush(flushed)).await.is_ok() {
+                let _ = wait.await;
             }
+            self.under_way.close();
+            self.under_way.wait().await;
         });
-        if ended.await.is_err() {
-            tracing::error!("stopping the owners was cut off");
+        if drained.await.is_err() {
+            tracing::warn!("the outcome of some downlinks was not waited for; they end as unknown");
+        }
+        let udp = Arc::clone(&self.udp);
+        if tokio::task::spawn_blocking(move || udp.stop()).await.is_err() {
+            tracing::error!("stopping the gateways' port was cut off");
         }
         self.tasks.shutdown().await;
+    }
+
+    async fn stop_owners(&mut self) {
+        for owner in &self.owners {
+            // A full queue is behind a disk that refuses; then there is nothing to wait for.
+            let stop = owner.send_timeout(OwnerMessage::Stop, Duration::from_millis(DRAIN_MS));
+            if stop.is_err() {
+                tracing::error!("an owner did not take the order to stop; frames it held were not accepted");
+                return;
+            }
+        }
+        let threads = std::mem::take(&mut self.threads);
+        let ended =
+            tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+        if !matches!(tokio::time::timeout(Duration::from_millis(DRAIN_MS), ended).await, Ok(Ok(true))) {
+            tracing::error!(
+                "the owners did not end in time: the disk refuses; frames they held were not accepted"
+            );
+        }
     }
 }
 
@@ -322,9 +361,11 @@ async fn load(
                         .index
                         .put(session.dev_addr, Candidate::new(&session, &profile, device.allow_fcnt_reset));
                     sessions += 1;
+                    // Of two live ones, which a crash between two commits could leave, the newer counts.
+                    let newer = |known: &Session| known.mac.started_at_s < session.mac.started_at_s;
                     if session.mac.pending {
                         device.pending.push(session);
-                    } else {
+                    } else if device.current.as_deref().is_none_or(newer) {
                         device.current = Some(Box::new(session));
                     }
                 }
@@ -411,3 +452,4 @@ async fn tell_news(control: Arc<Control>, region: Option<RegionId>, mut news: mp
 }
 
 const NEWS_MAX: usize = 4_096;
+const TURNS: usize = 256;

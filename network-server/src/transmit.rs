@@ -3,11 +3,13 @@
 //! The bytes are made once. RX2 or another gateway gets the identical bytes, and only after an explicit refusal while
 //! that window can still be reached; after silence nothing is sent in the same pair of windows.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mac::airtime::airtime_us;
+use mac::drop_reason::DropReason;
 use mac::duty::{DutyLedger, Reservation};
 use mac::ids::GatewayEui;
 use mac::region::{CodingRate, Modulation, Region};
@@ -44,12 +46,10 @@ pub(crate) struct Frame<'a> {
 pub(crate) enum Sent {
     /// A gateway took it.
     Acknowledged { gateway: GatewayEui, warning: Option<String> },
+    /// It did not go on air.
+    Failed { gateway: Option<GatewayEui>, reason: DropReason, detail: String },
     /// It left; nobody told what became of it.
     Unknown { gateway: GatewayEui, detail: &'static str },
-    /// It did not go on air.
-    Failed { gateway: Option<GatewayEui>, reason: String },
-    /// No window could be reached any more.
-    Missed,
 }
 
 /// See the file's head.
@@ -73,7 +73,8 @@ impl Transmitter {
 
     /// Sends the frame through the best way that is left.
     pub(crate) async fn transmit(&self, frame: &Frame<'_>) -> Sent {
-        let mut last = Sent::Missed;
+        let detail = "no window could be reached".to_owned();
+        let mut last = Sent::Failed { gateway: None, reason: DropReason::DownlinkWindowMissed, detail };
         for copy in frame.copies {
             for window in &frame.windows {
                 if !self.in_reach(copy, window) {
@@ -89,6 +90,11 @@ impl Transmitter {
         last
     }
 
+    /// Whether any gateway can still be reached for one of the windows.
+    pub(crate) fn reaches_any(&self, copies: &[GatewayUplink], windows: &[Window]) -> bool {
+        copies.iter().any(|copy| windows.iter().any(|window| self.in_reach(copy, window)))
+    }
+
     /// Whether a frame handed over now is there in time.
     fn in_reach(&self, copy: &GatewayUplink, window: &Window) -> bool {
         let round_trip_ms = self.gateways.link(copy.gateway).and_then(|link| link.round_trip_ms).unwrap_or(0.0);
@@ -102,15 +108,16 @@ impl Transmitter {
 
     async fn try_way(&self, frame: &Frame<'_>, copy: &GatewayUplink, window: &Window) -> Sent {
         let gateway = copy.gateway;
-        let failed = |reason: String| Sent::Failed { gateway: Some(gateway), reason };
+        let failed = |reason, detail: String| Sent::Failed { gateway: Some(gateway), reason, detail };
         let Some(limits) = frame.region.downlink_limits(window.freq) else {
-            return failed(format!("{} is not for downlinks in {}", window.freq, frame.region.id()));
+            let detail = format!("{} is not for downlinks in {}", window.freq, frame.region.id());
+            return failed(DropReason::TxRefused, detail);
         };
         let airtime = airtime_us(window.modulation, CodingRate::Cr4_5, frame.phy.len(), false);
         let airtime = airtime.and_then(|us| u32::try_from(us).ok()).unwrap_or(u32::MAX);
         let reservation = match self.reserve(gateway, limits, airtime) {
             Ok(reservation) => reservation,
-            Err(reason) => return failed(reason),
+            Err(detail) => return failed(DropReason::DutyCycleExhausted, detail),
         };
         let request = TxRequest {
             gateway,
@@ -123,8 +130,10 @@ impl Transmitter {
             polarization: Polarization::Inverted,
             phy: frame.phy.clone(),
         };
-        Metrics::add(&self.metrics.downlinks_sent);
         let outcome = self.ask(&request).await;
+        if !matches!(outcome, TxOutcome::NoPath | TxOutcome::SendFailed { .. }) {
+            Metrics::add(&self.metrics.downlinks_sent);
+        }
         match outcome {
             TxOutcome::Acknowledged { warning } => {
                 Metrics::add(&self.metrics.downlinks_acknowledged);
@@ -137,15 +146,16 @@ impl Transmitter {
             },
             TxOutcome::NoPath => {
                 self.give_back(gateway, reservation);
-                failed("the gateway has no downlink path: it sent no PULL_DATA".to_owned())
+                let detail = "the gateway has no downlink path: it sent no PULL_DATA".to_owned();
+                failed(DropReason::NoDownlinkPath, detail)
             }
             TxOutcome::Refused { text, .. } => {
                 self.give_back(gateway, reservation);
-                failed(format!("the gateway refused it: {text}"))
+                failed(DropReason::TxRefused, format!("the gateway refused it: {text}"))
             }
             TxOutcome::SendFailed { detail } => {
                 self.give_back(gateway, reservation);
-                failed(detail)
+                failed(DropReason::TxRefused, detail)
             }
         }
     }
@@ -188,13 +198,14 @@ impl Transmitter {
     }
 }
 
-/// The copies of an uplink, the best way back first: signal-to-noise ratio, then RSSI; gateways without path last.
+/// The copies of an uplink, the best way back first: gateways with a downlink path, then by signal.
 pub(crate) fn best_first(copies: &mut [GatewayUplink], gateways: &Gateways) {
-    copies.sort_by(|a, b| {
-        let has_path = |copy: &GatewayUplink| gateways.link(copy.gateway).is_some_and(|link| link.has_path);
-        has_path(b)
-            .cmp(&has_path(a))
-            .then_with(|| b.snr_db.unwrap_or(f32::MIN).total_cmp(&a.snr_db.unwrap_or(f32::MIN)))
-            .then_with(|| b.rssi_dbm.total_cmp(&a.rssi_dbm))
-    });
+    copies.sort_by(by_signal);
+    copies.sort_by_cached_key(|copy| !gateways.link(copy.gateway).is_some_and(|link| link.has_path));
+}
+
+/// The stronger reception first: signal-to-noise ratio, then RSSI.
+pub(crate) fn by_signal(one: &GatewayUplink, other: &GatewayUplink) -> Ordering {
+    let snr = |uplink: &GatewayUplink| uplink.snr_db.unwrap_or(f32::MIN);
+    snr(other).total_cmp(&snr(one)).then_with(|| other.rssi_dbm.total_cmp(&one.rssi_dbm))
 }

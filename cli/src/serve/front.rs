@@ -34,6 +34,13 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Streams still open this long after the end was announced are cut.
 const DRAIN_MAX: Duration = Duration::from_secs(3);
 
+/// A port that is taken and does not answer yet.
+pub(crate) struct Bound {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    tls: Option<TlsAcceptor>,
+}
+
 /// One listening port.
 pub(crate) struct Front {
     local_addr: SocketAddr,
@@ -41,12 +48,12 @@ pub(crate) struct Front {
     task: JoinHandle<()>,
 }
 
-impl Front {
-    /// Opens the public port.
+impl Bound {
+    /// Takes the public port.
     ///
     /// # Errors
     /// A port in use, a certificate that cannot be read, or clear text beyond this machine without `--insecure`.
-    pub(crate) async fn open(api: &Api, insecure: bool, router: Router) -> anyhow::Result<Self> {
+    pub(crate) async fn public(api: &Api, insecure: bool) -> anyhow::Result<Self> {
         let tls = match (&api.tls_cert, &api.tls_key) {
             (Some(cert), Some(key)) => Some(tls(cert, key)?),
             (None, None) => None,
@@ -55,18 +62,39 @@ impl Front {
         if tls.is_none() {
             refuse_clear_text("api.bind", api.bind, insecure)?;
         }
-        Self::listen("api.bind", api.bind, tls, router).await
+        Self::take("api.bind", api.bind, tls).await
     }
 
-    /// Opens the port of the other roles.
+    /// Takes the port of the other roles.
     ///
     /// # Errors
-    /// As [`Front::open`].
-    pub(crate) async fn open_internal(bind: SocketAddr, insecure: bool, router: Router) -> anyhow::Result<Self> {
+    /// As [`Bound::public`].
+    pub(crate) async fn internal(bind: SocketAddr, insecure: bool) -> anyhow::Result<Self> {
         refuse_clear_text("internal.bind", bind, insecure)?;
-        Self::listen("internal.bind", bind, None, router).await
+        Self::take("internal.bind", bind, None).await
     }
 
+    /// Answers from here on.
+    pub(crate) fn serve(self, router: Router) -> Front {
+        let (ending, ended) = watch::channel(false);
+        let task = tokio::spawn(accept(self.listener, self.tls, router, ended));
+        Front { local_addr: self.local_addr, ending, task }
+    }
+
+    async fn take(key: &str, bind: SocketAddr, tls: Option<TlsAcceptor>) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(bind).await.map_err(|error| {
+            if error.kind() == std::io::ErrorKind::AddrInUse {
+                anyhow::anyhow!("tcp {bind} is in use: stop the other server, or choose another {key}")
+            } else {
+                anyhow::Error::new(error).context(format!("cannot listen on tcp {bind} ({key})"))
+            }
+        })?;
+        let local_addr = listener.local_addr()?;
+        Ok(Self { listener, local_addr, tls })
+    }
+}
+
+impl Front {
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
@@ -82,20 +110,6 @@ impl Front {
         if self.task.await.is_err() {
             tracing::error!("the HTTP front ended with a panic");
         }
-    }
-
-    async fn listen(key: &str, bind: SocketAddr, tls: Option<TlsAcceptor>, router: Router) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(bind).await.map_err(|error| {
-            if error.kind() == std::io::ErrorKind::AddrInUse {
-                anyhow::anyhow!("tcp {bind} is in use: stop the other server, or choose another {key}")
-            } else {
-                anyhow::Error::new(error).context(format!("cannot listen on tcp {bind} ({key})"))
-            }
-        })?;
-        let local_addr = listener.local_addr()?;
-        let (ending, ended) = watch::channel(false);
-        let task = tokio::spawn(accept(listener, tls, router, ended));
-        Ok(Self { local_addr, ending, task })
     }
 }
 
@@ -120,19 +134,31 @@ fn tls(cert: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(certs, key_der)
-        .with_context(|| format!("api.tls_cert {} and api.tls_key {} do not fit", cert.display(), key.display()))?;
+        .with_context(|| {
+            format!("api.tls_cert {} and api.tls_key {} do not fit", cert.display(), key.display())
+        })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router, mut ended: watch::Receiver<bool>) {
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    mut ended: watch::Receiver<bool>,
+) {
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let next = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (Ok(slot), accepted) = (tokio::select! {
+            next = next => next,
             _ = ended.wait_for(|end| *end) => break,
+        }) else {
+            break;
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -205,7 +231,9 @@ pub(crate) fn pages(registry: Registry, readiness: watch::Receiver<Readiness>) -
 async fn ready(State(pages): State<Pages>) -> impl IntoResponse {
     match &*pages.readiness.borrow() {
         Readiness::Ready => (StatusCode::OK, "ready\n".to_owned()),
-        Readiness::NotReady { reason, .. } => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+        Readiness::NotReady { reason, .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n"))
+        }
     }
 }
 

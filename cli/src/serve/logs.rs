@@ -9,8 +9,9 @@ use crate::config::{LogFormat, Server};
 
 /// Starts logging; later calls in one process change nothing.
 pub(crate) fn start(server: &Server) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&server.log_level)
-        .with_context(|| format!("server.log_level `{}` is no filter; try info, or info,network_server=debug", server.log_level))?;
+    let filter = EnvFilter::try_new(&server.log_level).with_context(|| {
+        format!("server.log_level `{}` is no filter; try info, or info,network_server=debug", server.log_level)
+    })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second start in one process (tests do that) keeps the first one's settings.
     let _ = match server.log_format {

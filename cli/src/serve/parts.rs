@@ -40,7 +40,10 @@ pub(crate) fn network_config(config: &Config) -> anyhow::Result<NetworkConfig> {
             threads => usize::try_from(threads)?,
         },
         auto_register: config.gateways.auto_register,
-        auto_register_region: config.gateways.auto_register_region.and_then(|region| RegionId::from_number(region.into())),
+        auto_register_region: config
+            .gateways
+            .auto_register_region
+            .and_then(|region| RegionId::from_number(region.into())),
     })
 }
 
@@ -104,7 +107,8 @@ impl<'a> Links<'a> {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .with_context(|| format!("internal.token_file {} cannot be read", path.display()))?;
-                let token = RoleToken::parse(&text).with_context(|| format!("internal.token_file {}", path.display()))?;
+                let token = RoleToken::parse(&text)
+                    .with_context(|| format!("internal.token_file {}", path.display()))?;
                 Some(token)
             }
         };
@@ -117,7 +121,8 @@ impl<'a> Links<'a> {
     }
 
     pub(crate) fn network(&self) -> anyhow::Result<Arc<dyn NetworkPort>> {
-        let channel = self.channel(self.config.internal.network_url.as_deref(), "network_url", "network server")?;
+        let channel =
+            self.channel(self.config.internal.network_url.as_deref(), "network_url", "network server")?;
         Ok(Arc::new(RemoteNetwork::new(channel)))
     }
 
@@ -154,7 +159,9 @@ impl<'a> Links<'a> {
 
     fn channel(&self, url: Option<&str>, key: &str, role: &str) -> anyhow::Result<RoleChannel> {
         let Some(url) = url else {
-            bail!("this process does not play the {role}: set internal.{key} to the one that does, or start it with that role too");
+            bail!(
+                "this process does not play the {role}: set internal.{key} to the one that does, or start it with that role too"
+            );
         };
         let endpoint = Endpoint::from_shared(url.to_owned())
             .with_context(|| format!("internal.{key} `{url}` is no URL such as http://10.0.0.2:8081"))?

@@ -31,6 +31,7 @@ use mac::ids::GatewayEui;
 use mac::region::{CodingRate, Modulation};
 use mac::units::{Hz, Mono, Timestamp};
 
+pub(crate) use limit::Bucket;
 pub use limit::RateLimit;
 pub use registry::{GatewayConfig, GatewayLink, GatewayPolicy, GatewayStatus, Gateways};
 pub use tx_ack::TxAckError;
