@@ -4,6 +4,7 @@
 //! and on every reading: session, counter and kind where there is a counter, else the device or gateway and its time.
 
 use proto::internal::{self as pb, record};
+use proto::port::NOT_ACKNOWLEDGED;
 use proto::v1;
 
 use crate::registry::DeviceEntry;
@@ -23,9 +24,14 @@ pub(crate) struct Content {
 /// The session's key is not here (and no record that would bring it).
 pub(crate) const KEY_MISSING: &str = "key_missing";
 
-/// What a network server says of a confirmed downlink whose next uplink carried no ACK. The item is sent again or fails
-/// for good; either is said by a record of the app-bridge, so this one is not the end of the item.
-pub const NOT_ACKNOWLEDGED: &str = "device did not acknowledge";
+/// What a device answered to a frame, told with the frame's counter alone: the network server knows no items at that point.
+/// The app-bridge tells of the item itself, so this is no event of its own.
+pub(crate) fn is_bare_answer(downlink: &pb::DownlinkRecord) -> bool {
+    let state = i32::try_from(downlink.state).unwrap_or_default();
+    downlink.item_id.is_empty()
+        && (state == v1::DownlinkState::DeviceAcknowledged as i32
+            || (state == v1::DownlinkState::Failed as i32 && downlink.reason == NOT_ACKNOWLEDGED))
+}
 
 /// The kind of a record.
 pub(crate) fn kind(record: &pb::Record) -> v1::EventKind {
@@ -41,15 +47,18 @@ pub(crate) fn kind(record: &pb::Record) -> v1::EventKind {
     }
 }
 
-/// The event of a record; `None` for a record of a kind that is not known here.
+/// The event of a record; `None` for a record of a kind that is not known here, or that is none of itself.
 pub(crate) fn event(record: &pb::Record, device: Option<&DeviceEntry>, content: Content) -> Option<v1::Event> {
     let at_us = record.at_us;
     let dev_eui = record.dev_eui;
     let (id, kind) = match record.kind.as_ref()? {
-        record::Kind::Uplink(uplink) => (
-            counter_id(uplink.session_id, uplink.fcnt_up, "-up"),
-            v1::event::Kind::Uplink(self::uplink(at_us, uplink, content)),
-        ),
+        record::Kind::Uplink(uplink) => {
+            let mut id = counter_id(uplink.session_id, uplink.fcnt_up, "-up");
+            if uplink.id_salt != 0 {
+                push_hex(&mut id, u64::from(uplink.id_salt), 8);
+            }
+            (id, v1::event::Kind::Uplink(self::uplink(at_us, uplink, content)))
+        }
         record::Kind::Receptions(late) => {
             let mut id = counter_id(late.session_id, late.fcnt_up, "-rx");
             if let Some(first) = late.receptions.first() {
@@ -79,6 +88,7 @@ pub(crate) fn event(record: &pb::Record, device: Option<&DeviceEntry>, content: 
             };
             (id, v1::event::Kind::Join(kind))
         }
+        record::Kind::Downlink(downlink) if is_bare_answer(downlink) => return None,
         record::Kind::Downlink(downlink) => {
             (downlink_id(record, downlink), v1::event::Kind::Downlink(self::downlink(downlink)))
         }

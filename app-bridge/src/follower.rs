@@ -52,6 +52,7 @@ impl Follower {
 
     async fn follow(&self, stored: &mut (u64, Instant)) {
         let mut away = false;
+        let mut behind = false;
         loop {
             let position = *self.followed.borrow();
             let page = match self.log.read(position, PAGE_RECORDS, READ_WAIT_MS).await {
@@ -68,6 +69,13 @@ impl Follower {
             if std::mem::take(&mut away) {
                 tracing::info!(position, "the event log is followed again");
                 self.queue.network_came_back();
+            }
+            if page.head_seq < position && !std::mem::replace(&mut behind, true) {
+                tracing::error!(
+                    position,
+                    head = page.head_seq,
+                    "the event log ends before what was followed of it: the network server runs on another database, or an older one"
+                );
             }
             let lag = page.head_seq.saturating_sub(position);
             self.metrics.follower_lag.set(i64::try_from(lag).unwrap_or(i64::MAX));

@@ -50,7 +50,6 @@ use tokio_util::task::TaskTracker;
 
 pub use api::system::Backup;
 pub use error::BridgeError;
-pub use event::NOT_ACKNOWLEDGED;
 pub use grpc::{PayloadGate, RemoteNetwork, payload_service};
 
 use api::provision::Provisioner;
@@ -216,7 +215,6 @@ impl AppBridge {
         tasks.spawn(serve::write_notes(noted, Arc::clone(&network), stop.clone()));
         tasks.spawn(serve::keep_house(
             tables.clone(),
-            log,
             Arc::clone(&consumers),
             config.history_max_age_s,
             stop.clone(),
@@ -271,7 +269,7 @@ impl AppBridge {
         self.inner.streams.head.watchers()
     }
 
-    /// Ends the streams, finishes what was promised and stops. Windows that still ask get no payload.
+    /// Ends the streams, finishes what was promised and stops. Call it before the store is closed.
     pub async fn stop(&self) {
         self.inner.stop.cancel();
         self.inner.tasks.close();

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_web::GrpcWebLayer;
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::Inner;
 use crate::api::application::ApplicationApi;
@@ -37,7 +37,6 @@ use crate::auth::require_key;
 use crate::clock::now_us;
 use crate::consumers::Consumers;
 use crate::error::BridgeError;
-use crate::log::Log;
 
 /// The services of the public API, as reflection names them.
 pub(crate) const SERVICES: [&str; 8] = [
@@ -125,7 +124,6 @@ fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::any())
         .allow_methods([http::Method::POST])
-        .allow_headers(Any)
         .expose_headers([
             HeaderName::from_static("grpc-status"),
             HeaderName::from_static("grpc-message"),
@@ -157,7 +155,6 @@ pub(crate) async fn write_notes(
 /// Measures the lag of consumers, and removes what nobody needs any more.
 pub(crate) async fn keep_house(
     tables: BridgeTables,
-    log: Arc<Log>,
     consumers: Arc<Consumers>,
     history_max_age_s: u64,
     stop: CancellationToken,
@@ -172,22 +169,19 @@ pub(crate) async fn keep_house(
         }
         rounds = rounds.wrapping_add(1);
         if rounds.is_multiple_of(PURGE_ROUNDS)
-            && let Err(error) = purge(&tables, &log, history_max_age_s).await
+            && let Err(error) = purge(&tables, history_max_age_s).await
         {
             tracing::warn!(error = &error as &dyn std::error::Error, "old rows cannot be removed");
         }
     }
 }
 
-async fn purge(tables: &BridgeTables, log: &Log, history_max_age_s: u64) -> Result<(), BridgeError> {
+/// Session keys are not among it: a newer key does not mean that the device got its Join-Accept, so an old one may be in use.
+async fn purge(tables: &BridgeTables, history_max_age_s: u64) -> Result<(), BridgeError> {
     let age_us = i64::try_from(history_max_age_s.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
     let before_us = now_us().saturating_sub(age_us);
     tables.purge_downlinks(before_us).await?;
     tables.purge_audit(before_us).await?;
-    let earliest = log.bounds().await?.earliest;
-    if let Some((_, record)) = log.read(earliest.saturating_sub(1), 1, 0).await?.records.first() {
-        tables.purge_app_sessions(record.at_us).await?;
-    }
     Ok(())
 }
 

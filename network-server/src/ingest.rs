@@ -81,6 +81,7 @@ impl Ingress for Ingest {
 
 impl Ingest {
     fn take(&self, uplinks: Vec<GatewayUplink>) {
+        self.tell_when_not_ready(&uplinks);
         let mut batches: Vec<Batch> = self.owners.iter().map(|_| Batch::default()).collect();
         for copy in uplinks {
             match self.look_at(copy) {
@@ -115,6 +116,16 @@ impl Ingest {
                 }
             }
         }
+    }
+
+    /// Frames that come while nothing can be made durable wait for their commit, unacknowledged: the operator has to see it.
+    fn tell_when_not_ready(&self, uplinks: &[GatewayUplink]) {
+        let Readiness::NotReady { reason, .. } = &*self.readiness.borrow() else { return };
+        let Some((first, others)) = uplinks.split_first() else { return };
+        let mut refusal = refusal_of(first, DropReason::NotReady);
+        refusal.detail.clone_from(reason);
+        self.drops.refuse(refusal);
+        self.drops.count_many(DropReason::NotReady, others.len() as u64);
     }
 
     fn look_at(&self, copy: GatewayUplink) -> Looked {

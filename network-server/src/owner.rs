@@ -18,6 +18,7 @@ use mac::uplink::{self, DeviceAnswer, QueueHint, RadioContext, Reply, Step};
 use mac::verify::Proof;
 use proto::internal as pb;
 use proto::internal::record::Kind;
+use proto::port::NOT_ACKNOWLEDGED;
 use proto::v1::DownlinkState;
 use store::{Journal, Sealer, Submission};
 use tokio::sync::{mpsc, oneshot};
@@ -362,7 +363,9 @@ impl Owner {
 
         let mut events = Vec::new();
         if !closed.repeat {
-            events.push(uplink_record(&uplink, &step, &closed, &radio, session, at));
+            // A device that may start its counter again sends two frames under one number.
+            let id_salt = if allow_fcnt_reset { low_half_of_time(at) } else { 0 };
+            events.push(uplink_record(&uplink, &step, &closed, &radio, session, at, id_salt));
         }
         step_records(&step, session, at, &mut events);
         for note in &step.notes {
@@ -723,6 +726,7 @@ fn uplink_record(
     radio: &RadioContext,
     session: &Session,
     at: Timestamp,
+    id_salt: u32,
 ) -> pb::Record {
     let frame = uplink.frame();
     let payload =
@@ -744,6 +748,7 @@ fn uplink_record(
         frequency_hz: radio.freq.value(),
         airtime_us: airtime.and_then(|us| u32::try_from(us).ok()).unwrap_or(0),
         modulation: first.map(|uplink| records::modulation(uplink.modulation, Some(radio.dr), coding_rate)),
+        id_salt,
     });
     records::record(at, Some(session.dev_eui), kind)
 }
@@ -761,7 +766,7 @@ fn step_records(step: &Step, session: &Session, at: Timestamp, out: &mut Vec<pb:
     if let Some(answer) = step.device_answer {
         let (fcnt, state, reason) = match answer {
             DeviceAnswer::Acknowledged(fcnt) => (fcnt, DownlinkState::DeviceAcknowledged, ""),
-            DeviceAnswer::NotAcknowledged(fcnt) => (fcnt, DownlinkState::Failed, "not_acknowledged"),
+            DeviceAnswer::NotAcknowledged(fcnt) => (fcnt, DownlinkState::Failed, NOT_ACKNOWLEDGED),
         };
         let note = DownlinkNote {
             dev_eui: session.dev_eui,
@@ -792,6 +797,12 @@ fn count_note(
     refusal.fcnt = Some(uplink.fcnt().value());
     refusal.detail = note.to_string();
     drops.refuse(refusal);
+}
+
+/// Microseconds modulo 2^32, never 0.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the low half is meant")]
+fn low_half_of_time(at: Timestamp) -> u32 {
+    (at.us() as u32).max(1)
 }
 
 pub(crate) fn seconds(us: u64) -> f64 {

@@ -60,6 +60,9 @@ impl From<tonic::Status> for PortError {
     }
 }
 
+/// The reason a network server gives when the device's next uplink did not acknowledge a confirmed downlink.
+pub const NOT_ACKNOWLEDGED: &str = "not_acknowledged";
+
 /// What the network server and the app-bridge ask of the join server.
 #[async_trait]
 pub trait JoinPort: Send + Sync + 'static {

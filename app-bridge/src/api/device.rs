@@ -153,6 +153,8 @@ impl DeviceService for DeviceApi {
         self.provisioner.join.delete_join_device(dev_eui).await?;
         self.queue.drop_device(dev_eui, now_us()).await?;
         self.provisioner.tables.delete_device(dev_eui).await.map_err(BridgeError::from)?;
+        // What was enqueued meanwhile.
+        self.queue.drop_device(dev_eui, now_us()).await?;
         self.registry.device_changed(dev_eui);
         audit.write(&self.provisioner.tables, "device.delete", &hex(dev_eui, 16), &row.application_id).await?;
         Ok(Response::new(v1::DeleteDeviceResponse {}))

@@ -48,7 +48,7 @@ impl EventApi {
         };
         let bounds = self.streams.log.bounds().await?;
         let position = match &request.start {
-            None | Some(Start::Committed(_)) => committed.unwrap_or(bounds.earliest.saturating_sub(1)),
+            None | Some(Start::Committed(_)) => committed.unwrap_or_else(|| bounds.earliest.saturating_sub(1)),
             Some(Start::Earliest(_)) => bounds.earliest.saturating_sub(1),
             Some(Start::Latest(_)) => bounds.head,
             Some(Start::Cursor(bytes)) => {

@@ -4,10 +4,14 @@ use proto::internal as pb;
 use proto::v1::DownlinkState;
 use store::DownlinkRow;
 
-use crate::event::NOT_ACKNOWLEDGED;
+use proto::port::NOT_ACKNOWLEDGED;
+
+use crate::event::is_bare_answer;
 
 /// How often a confirmed item is sent before it fails.
 pub(crate) const ATTEMPTS_MAX: u32 = 3;
+
+const NO_ACK: &str = "the device did not acknowledge it";
 
 /// FRMPayload bytes that fit the windows of a downlink.
 #[derive(Clone, Copy, Debug)]
@@ -98,19 +102,18 @@ pub(crate) fn on_record(item: &DownlinkRow, record: &pb::DownlinkRecord, now_us:
         DownlinkState::Queued if record.fcnt_down.is_some() => {
             Some(Transition::told(DownlinkState::Queued, &record.reason, false))
         }
-        DownlinkState::Sent if record.reason == NOT_ACKNOWLEDGED => {
-            Some(unanswered(item, NOT_ACKNOWLEDGED, now_us))
-        }
+        DownlinkState::Sent if record.reason == NOT_ACKNOWLEDGED => Some(unanswered(item, NO_ACK, now_us)),
         DownlinkState::Sent if state_of(item) == DownlinkState::Leased => {
             Some(Transition::told(state, &record.reason, false))
         }
         DownlinkState::GatewayAcknowledged => Some(Transition::told(state, &record.reason, !item.confirmed)),
+        DownlinkState::DeviceAcknowledged if record.item_id.is_empty() => {
+            Some(Transition::ours(state, record.reason.clone(), true))
+        }
         DownlinkState::DeviceAcknowledged | DownlinkState::Unknown => {
             Some(Transition::told(state, &record.reason, true))
         }
-        DownlinkState::Failed if record.reason == NOT_ACKNOWLEDGED => {
-            Some(unanswered(item, NOT_ACKNOWLEDGED, now_us))
-        }
+        DownlinkState::Failed if record.reason == NOT_ACKNOWLEDGED => Some(unanswered(item, NO_ACK, now_us)),
         DownlinkState::Failed => Some(Transition::told(state, &record.reason, true)),
         DownlinkState::Cancelled
         | DownlinkState::Deferred
@@ -168,6 +171,14 @@ pub(crate) fn has_expired(item: &DownlinkRow, now_us: i64) -> bool {
 
 fn payload_len(item: &DownlinkRow) -> u32 {
     u32::try_from(item.payload.len()).unwrap_or(u32::MAX)
+}
+
+/// True when a record speaks of an item: by its id, or by the counter it left with where a device answered.
+pub(crate) fn names(item: &DownlinkRow, record: &pb::DownlinkRecord) -> bool {
+    if is_bare_answer(record) {
+        return record.fcnt_down.is_some_and(|fcnt_down| item.lease == Some((record.session_id, fcnt_down)));
+    }
+    !record.item_id.is_empty() && record.item_id == item.id
 }
 
 /// A record of an earlier attempt must not settle a later one.
@@ -281,6 +292,23 @@ mod tests {
 
         let late = DownlinkRow { not_after_us: Some(NOW_US), ..leased(true, 1) };
         assert_eq!(on_record(&late, &nack, NOW_US).map(|end| end.state), Some(DownlinkState::Expired));
+    }
+
+    /// ACK-006.
+    #[test]
+    fn an_answer_of_the_device_settles_exactly_the_item_that_left_with_its_counter() {
+        let bare = |fcnt_down| pb::DownlinkRecord {
+            item_id: String::new(),
+            ..told(DownlinkState::DeviceAcknowledged, "", fcnt_down)
+        };
+        let item = leased(true, 1);
+        assert!(names(&item, &bare(4)));
+        assert!(!names(&item, &bare(5)) && !names(&item, &pb::DownlinkRecord { session_id: 8, ..bare(4) }));
+        let end = on_record(&item, &bare(4), NOW_US).expect("a change");
+        assert!(end.terminal && end.announce, "nobody else tells which item it was");
+        // Other states are told with the item's id, or speak of frames of the network's own.
+        let own = pb::DownlinkRecord { item_id: String::new(), ..told(DownlinkState::Failed, "TOO_LATE", 4) };
+        assert!(!names(&item, &own));
     }
 
     #[test]

@@ -37,7 +37,9 @@ impl Queue {
                 continue;
             };
             match &record.kind {
-                Some(record::Kind::Downlink(downlink)) if !downlink.item_id.is_empty() => {
+                Some(record::Kind::Downlink(downlink))
+                    if items.iter().any(|item| decide::names(&item.item, downlink)) =>
+                {
                     concerned.dev_euis.insert(record.dev_eui);
                 }
                 Some(record::Kind::Uplink(uplink)) => {
@@ -80,14 +82,10 @@ impl Queue {
         }
         for (_, record) in records {
             match &record.kind {
-                Some(record::Kind::Downlink(downlink)) if !downlink.item_id.is_empty() => {
-                    plan.apply(record, |item| {
-                        if item.item.id != downlink.item_id {
-                            return None;
-                        }
-                        decide::on_record(&item.item, downlink, now_us)
-                    });
-                }
+                Some(record::Kind::Downlink(downlink)) => plan.apply(record, |item| {
+                    let concerned = decide::names(&item.item, downlink);
+                    concerned.then(|| decide::on_record(&item.item, downlink, now_us)).flatten()
+                }),
                 Some(record::Kind::Uplink(uplink)) => {
                     plan.apply(record, |item| {
                         let (session_id, _) = item.item.lease?;

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use proto::v1::DownlinkState;
-use store::DownlinkUpdate;
+use store::{DownlinkRow, DownlinkUpdate};
 use tokio_util::sync::CancellationToken;
 
-use super::{NO_DEADLINE, PAGE_ITEMS, Queue};
+use super::{NO_DEADLINE, PAGE_ITEMS, Queue, UnderWay};
 use crate::clock::now_us;
 use crate::error::BridgeError;
 use crate::queue::decide::state_of;
@@ -53,7 +53,8 @@ impl Queue {
         let result = self.expire_due(now_us).await;
         let next = self.tables.next_deadline_us().await.map(|next| next.unwrap_or(NO_DEADLINE));
         self.next_deadline_us.fetch_min(next.as_ref().copied().unwrap_or(now_us), Ordering::Relaxed);
-        result.and(next.map(drop).map_err(BridgeError::from))
+        result?;
+        next.map(drop).map_err(BridgeError::from)
     }
 
     async fn expire_due(self: &Arc<Self>, now_us: i64) -> Result<(), BridgeError> {
@@ -79,9 +80,12 @@ impl Queue {
     /// Ends the items nobody has told of for too long: they may have left or not.
     async fn give_up_silent(self: &Arc<Self>, now_us: i64) -> Result<(), BridgeError> {
         let now = Instant::now();
-        for (dev_eui, id, lease) in self.silent(now) {
+        for DownlinkRow { dev_eui, id, lease, .. } in self.silent(now) {
             let guard = self.lock(dev_eui).await;
-            if !self.silent(now).iter().any(|(_, silent, _)| *silent == id) {
+            let still = self.under_way.lock().get(&dev_eui).is_some_and(|items| {
+                items.iter().any(|under_way| under_way.item.id == id && self.is_silent(under_way, now))
+            });
+            if !still {
                 continue;
             }
             let Some(row) = self.tables.downlink(&id).await? else {
@@ -106,15 +110,15 @@ impl Queue {
 
     /// Items leased or sent so long ago that no outcome is to be expected. One the gateway has taken waits for its device,
     /// which may sleep for days.
-    fn silent(&self, now: Instant) -> Vec<(u64, String, Option<(u64, u32)>)> {
+    fn silent(&self, now: Instant) -> Vec<DownlinkRow> {
         let under_way = self.under_way.lock();
-        let all = under_way.iter().flat_map(|(dev_eui, items)| items.iter().map(move |item| (dev_eui, item)));
-        all.filter(|(_, under_way)| {
-            matches!(state_of(&under_way.item), DownlinkState::Leased | DownlinkState::Sent)
-                && now.saturating_duration_since(under_way.since) >= self.outcome_patience
-        })
-        .map(|(dev_eui, under_way)| (*dev_eui, under_way.item.id.clone(), under_way.item.lease))
-        .collect()
+        let all = under_way.values().flatten();
+        all.filter(|under_way| self.is_silent(under_way, now)).map(|under_way| under_way.item.clone()).collect()
+    }
+
+    fn is_silent(&self, under_way: &UnderWay, now: Instant) -> bool {
+        matches!(state_of(&under_way.item), DownlinkState::Leased | DownlinkState::Sent)
+            && now.saturating_duration_since(under_way.since) >= self.outcome_patience
     }
 
     /// Takes a settled item out of what is under way.

@@ -48,12 +48,15 @@ impl Queue {
         let guard = self.lock(request.dev_eui).await;
         let outcome = self.lease_next(&request).await;
         self.metrics.payload_seconds.observe(started.elapsed().as_secs_f64());
-        // A caller that has gone burns the counter; the item's lease ends as unknown, unless it is handed back.
         let mut changed = Vec::new();
         match outcome {
             Ok(window) => {
-                let _ = answer.send(Ok(window.response));
-                changed.extend(window.leased);
+                let delivered = answer.send(Ok(window.response)).is_ok();
+                changed.extend(match window.leased {
+                    // Nobody waits any more: the payload stays here, and only its counter is burnt.
+                    Some(leased) if !delivered => self.take_back(leased).await,
+                    leased => leased,
+                });
                 match self.update(window.passed_over, window.updates).await {
                     Ok(rows) => changed.extend(rows),
                     Err(error) => {
@@ -73,6 +76,28 @@ impl Queue {
             self.hint(request.dev_eui).await;
         }
         self.tell(guard, changed);
+    }
+
+    /// Puts an item back whose payload was not handed over.
+    async fn take_back(&self, leased: DownlinkRow) -> Option<DownlinkRow> {
+        let (dev_eui, id) = (leased.dev_eui, leased.id.clone());
+        let update = DownlinkUpdate {
+            id: id.clone(),
+            state: DownlinkState::Queued as i32,
+            reason: "the window that asked for it closed meanwhile".to_owned(),
+            at_us: now_us(),
+            finished: false,
+            announced: false,
+            only_lease: leased.lease,
+        };
+        match self.update(vec![leased.clone()], vec![update]).await {
+            Ok(rows) => {
+                self.forget(dev_eui, &id);
+                rows.into_iter().next()
+            }
+            // It stays leased, and ends as unknown.
+            Err(_) => Some(leased),
+        }
     }
 
     /// The uplink that opened this window may have settled an item, or brought the key: its record is in the log already.
