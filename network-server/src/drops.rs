@@ -1,6 +1,7 @@
 //! Refused frames: one counter for each reason, and the last ones with what an operator can do about them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mac::drop_reason::DropReason;
@@ -31,7 +32,7 @@ pub struct Refusal {
     /// The frame counter, as far as it is known.
     pub fcnt: Option<u32>,
     /// The frame, at most 255 bytes.
-    pub phy: Option<Box<[u8]>>,
+    pub phy: Option<Arc<[u8]>>,
     /// Frequency in Hz; 0: unknown.
     pub freq_hz: u32,
     /// The data rate as the gateway wrote it; empty: unknown.

@@ -51,7 +51,7 @@ impl Ingress for Ingest {
                 } else {
                     format!("{detail}, from {source}")
                 };
-                refusal.phy = phy.map(Vec::into_boxed_slice);
+                refusal.phy = phy.map(Arc::from);
                 self.drops.refuse(refusal);
             }
             GatewayEvent::DroppedMany { reason, count } => self.drops.count_many(reason, count),
@@ -265,7 +265,7 @@ fn try_one(frame: &DataUp<'_>, copy: &GatewayUplink, candidate: &Candidate) -> O
 pub(crate) fn refusal_of(copy: &GatewayUplink, reason: DropReason) -> Refusal {
     let mut refusal = Refusal::new(copy.received_at, reason);
     refusal.gateway = Some(copy.gateway);
-    refusal.phy = Some(copy.phy.clone());
+    refusal.phy = Some(Arc::clone(&copy.phy));
     refusal.freq_hz = copy.freq.value();
     refusal.data_rate = data_rate_text(copy.modulation);
     refusal
@@ -278,7 +278,7 @@ pub(crate) struct Verdicts {
 
 /// A genuine frame.
 struct Known {
-    phy: Box<[u8]>,
+    phy: Arc<[u8]>,
     dev_eui: DevEui,
     proof: Proof,
 }
@@ -295,9 +295,9 @@ impl Verdicts {
         slot.as_ref().filter(|known| known.phy.as_ref() == phy).map(|known| (known.dev_eui, known.proof))
     }
 
-    fn remember(&self, phy: &[u8], dev_eui: DevEui, proof: Proof) {
+    fn remember(&self, phy: &Arc<[u8]>, dev_eui: DevEui, proof: Proof) {
         if let Some(slot) = self.slot(phy) {
-            *slot.lock() = Some(Known { phy: phy.into(), dev_eui, proof });
+            *slot.lock() = Some(Known { phy: Arc::clone(phy), dev_eui, proof });
         }
     }
 

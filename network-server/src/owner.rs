@@ -268,7 +268,7 @@ impl Owner {
         let Some(session) = device.session_mut(copy.proof.session()) else {
             return refuse(&copy, DropReason::UnknownDevAddr);
         };
-        let phy = copy.uplink.phy.clone();
+        let phy = Arc::clone(&copy.uplink.phy);
         let Some(uplink) = copy.proof.open(&phy) else {
             return refuse(&copy, DropReason::MicMismatch);
         };
@@ -351,7 +351,7 @@ impl Owner {
         let Some(session) = device.session_mut(proof.session()) else {
             return refuse("the session ended while its frame was collected");
         };
-        let phy = first.uplink.phy.clone();
+        let phy = Arc::clone(&first.uplink.phy);
         let Some(uplink) = proof.open(&phy) else { return };
         let at = first.uplink.received_at;
         let radio = radio_context(&profile, session, &closed, now);

@@ -105,6 +105,11 @@ impl Loam {
         self.child.id()
     }
 
+    /// Where it keeps its data.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
     /// Everything the server has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.data_dir.with_extension("log")).unwrap_or_default()
@@ -226,6 +231,8 @@ where
         }
         assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
         tokio::task::yield_now().await;
-        tokio::time::timeout(Duration::from_millis(10), std::future::pending::<()>()).await.expect_err("nothing ends it");
+        tokio::time::timeout(Duration::from_millis(10), std::future::pending::<()>())
+            .await
+            .expect_err("nothing ends it");
     }
 }

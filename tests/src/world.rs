@@ -1,6 +1,6 @@
 //! A field with a server, gateways and devices: what most stories start with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mac::ids::{DevAddr, DevEui, GatewayEui, JoinEui};
 use mac::join_frame::JoinAccept;
@@ -109,6 +109,11 @@ impl World {
         self.loam.as_ref().expect("a world has a server")
     }
 
+    /// The server's data directory.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
     /// Ends the server and starts it again on the same directory. The stream goes on after the last event it brought.
     pub async fn restart(&mut self, end: End) {
         let loam = self.loam.take().expect("a world has a server");
@@ -214,6 +219,11 @@ impl World {
         let request = v1::GetDeviceRequest { dev_eui: name(number) };
         let answer = self.client.clone().devices.get_device(request).await.expect("a registered device");
         answer.into_inner().state.unwrap_or_default()
+    }
+
+    /// A gateway, counted from 0.
+    pub fn gateway(&self, index: usize) -> &VirtualGateway {
+        &self.gateways[index]
     }
 
     // ---- the air -----------------------------------------------------------------------------------------------

@@ -154,3 +154,16 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     }
     files
 }
+
+#[test]
+fn the_consumers_in_the_readme_are_the_examples_that_compile_and_fit_25_lines() {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("readable");
+    for (language, example) in [("rust", "consumer.rs"), ("python", "consumer.py")] {
+        let block = readme.split(&format!("```{language}\n")).nth(1).and_then(|rest| rest.split("```").next());
+        let block = block.expect("the README shows a consumer");
+        let text = std::fs::read_to_string(root().join("tests/examples").join(example)).expect("readable");
+        let code = text.strip_prefix("//! The consumer of the README, word for word.\n\n").unwrap_or(&text);
+        assert_eq!(block.trim(), code.trim(), "{example} and the README differ");
+        assert!(block.trim().lines().count() < 25, "{example} has {} lines", block.trim().lines().count());
+    }
+}

@@ -6,9 +6,9 @@ use loam_tests::world::{World, dev_eui, gateway_eui, name, network_keys, profile
 use mac::crypto::{Direction, crypt_frm_payload};
 use mac::ids::{DevAddr, FCntUp};
 use mac::phy::UplinkFrame;
-use proto::v1::{self, MacVersion, Region, event::Kind};
+use proto::v1::{self, DownlinkState, MacVersion, Region, event::Kind};
 use simulator::device::{Uplink, VirtualDevice};
-use simulator::gateway::VirtualGateway;
+use simulator::gateway::{TxAnswer, VirtualGateway};
 
 /// DEDUP-001.
 #[tokio::test(flavor = "multi_thread")]
@@ -80,6 +80,53 @@ async fn a_repeated_confirmed_uplink_is_acknowledged_again_with_another_counter_
     assert!(world.drops(1).await.is_empty());
 }
 
+/// FCNT-003, ACK-010: also when so much time has passed that nobody remembers the copies.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repetition_is_recognised_after_its_copies_are_forgotten() {
+    let mut world = World::start(Region::Eu868, 2).await;
+    let mut device = world.abp(1).await;
+    let item = world.enqueue(1, b"open").await;
+    let frame = device.uplink(0, Some((1, b"on")), true);
+    world.gateway(0).answer_next(TxAnswer::Silent);
+    let first = world.carry_by(&[0], frame.clone()).await;
+    world.answer(&first).await;
+    // A gateway that says nothing is waited for longer than for a copy.
+    world.update(&item.id, DownlinkState::Unknown).await;
+
+    let repeated = world.carry_by(&[1], frame).await;
+
+    assert!(world.hear(&mut device, &repeated).await.ack);
+    world.send(&mut device, b"off").await;
+    world.uplink_of(1).await;
+    assert_eq!(world.counters_seen(1), [0, 1]);
+    let is_late = |event: &v1::Event| matches!(event.kind, Some(Kind::Receptions(_)));
+    assert!(!world.seen.iter().any(is_late), "it was taken for a copy");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_repeated_without_end_is_acknowledged_eight_times_and_told_once() {
+    let mut world = World::start(Region::Eu868, 1).await;
+    let mut device = world.abp(1).await;
+    let frame = device.uplink(0, Some((1, b"on")), true);
+
+    for _ in 0..8 {
+        let on_air = world.carry(frame.clone()).await;
+        assert!(world.hear(&mut device, &on_air).await.ack);
+    }
+    world.carry(frame.clone()).await;
+    world.carry(frame).await;
+
+    world.note("nb_trans_exceeded").await;
+    world.refusal(1, "nb_trans_exceeded").await;
+    let next = world.send_confirmed(&mut device, b"off").await;
+    let heard = world.hear(&mut device, &next).await;
+    assert_eq!(heard.fcnt, 8, "the excess took no counter");
+    world.uplink_of(1).await;
+    assert_eq!(world.counters_seen(1), [0, 1]);
+    let notes = world.seen.iter().filter(|event| matches!(event.kind, Some(Kind::Error(_)))).count();
+    assert_eq!(notes, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replayed_frame_is_refused_as_a_replay_and_changes_nothing() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -112,14 +159,14 @@ async fn two_devices_on_one_dev_addr_are_told_apart_by_their_keys() {
 
     world.send(&mut one, b"one").await;
     world.send(&mut other, b"other").await;
-    let uplinks = [world.event().await, world.event().await];
-    let mut told: Vec<(String, Vec<u8>)> = uplinks
-        .into_iter()
-        .filter_map(|event| match event.kind {
-            Some(Kind::Uplink(uplink)) => Some((event.dev_eui, uplink.payload)),
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let uplink = world.find(|event| match &event.kind {
+            Some(Kind::Uplink(uplink)) => Some((event.dev_eui.clone(), uplink.payload.clone())),
             _ => None,
-        })
-        .collect();
+        });
+        told.push(uplink.await);
+    }
     told.sort();
 
     assert_eq!(told, [(name(1), b"one".to_vec()), (name(2), b"other".to_vec())]);
@@ -276,7 +323,9 @@ async fn link_check_and_device_time_are_answered_in_the_order_they_were_asked() 
     let on_air = world.send(&mut device, b"what time is it?").await;
 
     let heard = world.hear(&mut device, &on_air).await;
-    let [LINK_CHECK_ANS, margin_db, gateways, DEVICE_TIME_ANS, seconds @ .., fraction] = heard.commands.as_slice() else {
+    let [LINK_CHECK_ANS, margin_db, gateways, DEVICE_TIME_ANS, seconds @ .., fraction] =
+        heard.commands.as_slice()
+    else {
         panic!("{:02x?}", heard.commands)
     };
     // SF7 is heard down to -7.5 dB, the best gateway has 7 dB.
@@ -301,7 +350,9 @@ async fn a_device_is_told_the_time_of_the_end_of_its_frame() {
     let heard = world.hear(&mut device, &on_air).await;
 
     let uplink = world.uplink_of(1).await;
-    let [DEVICE_TIME_ANS, s0, s1, s2, s3, fraction] = heard.commands[..] else { panic!("{:02x?}", heard.commands) };
+    let [DEVICE_TIME_ANS, s0, s1, s2, s3, fraction] = heard.commands[..] else {
+        panic!("{:02x?}", heard.commands)
+    };
     let told_s = f64::from(u32::from_le_bytes([s0, s1, s2, s3])) + f64::from(fraction) / 256.0;
     let received_us = uplink.receptions.first().expect("a reception").received_at_us;
     let gps_us = mac::gps::gps_from_unix_us(received_us);

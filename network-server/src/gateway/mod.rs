@@ -25,6 +25,7 @@ mod unseen;
 mod udp_tests;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use mac::drop_reason::DropReason;
 use mac::ids::GatewayEui;
@@ -44,7 +45,7 @@ pub struct GatewayUplink {
     /// The gateway that heard it.
     pub gateway: GatewayEui,
     /// The frame, at most 255 bytes; not looked into, may be empty.
-    pub phy: Box<[u8]>,
+    pub phy: Arc<[u8]>,
     /// Centre frequency.
     pub freq: Hz,
     /// Modulation and its parameters.

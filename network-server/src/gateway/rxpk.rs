@@ -3,6 +3,8 @@
 //! Real forwarders leave fields out, print numbers as texts and report more than the protocol knows. A frame is
 //! refused only where something is missing that nothing can replace; radio figures that cannot be are left out.
 
+use std::sync::Arc;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -144,7 +146,7 @@ impl Rxpk<'_> {
         };
         let freq_hz = self.freq().map_or(0, Hz::value);
         let detail = format!("stat {stat}, {freq_hz} Hz");
-        Err(RxpkRefusal { reason, detail, phy: self.phy().ok().map(<[u8]>::into_vec) })
+        Err(RxpkRefusal { reason, detail, phy: self.phy().ok().map(|phy| phy.to_vec()) })
     }
 
     fn freq(&self) -> Option<Hz> {
@@ -218,7 +220,7 @@ impl Rxpk<'_> {
         Some(Modulation::LrFhss { ocw_hz, cr: self.codr.text()?.parse().ok()? })
     }
 
-    fn phy(&self) -> Result<Box<[u8]>, RxpkRefusal> {
+    fn phy(&self) -> Result<Arc<[u8]>, RxpkRefusal> {
         let data = self.data.text().ok_or_else(|| bad_field("data", &self.data))?;
         let too_long = || RxpkRefusal {
             reason: DropReason::TooLong,
