@@ -115,7 +115,9 @@ pub(crate) fn router(inner: &Inner) -> Router {
 
 fn reflection<'b>() -> tonic_reflection::server::Builder<'b> {
     let builder = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET);
+        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name("grpc.health.v1.Health");
     SERVICES.into_iter().fold(builder, tonic_reflection::server::Builder::with_service_name)
 }
 

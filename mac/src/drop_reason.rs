@@ -67,9 +67,6 @@ drop_reasons! {
     CrcMissing, "crc_missing",
         "The gateway received a frame without a checksum; LoRaWAN uplinks always have one.",
         "Nothing: it is a downlink of another gateway or another radio system. Set `forward_crc_disabled` to false in the forwarder.";
-    DatagramTooLong, "datagram_too_long",
-        "A datagram is longer than any the protocol needs.",
-        "Check what sends to this port; a packet forwarder's datagrams stay below the limit.";
     DatagramTruncated, "datagram_truncated",
         "A datagram ends before its header or its body does.",
         "Check what sends to this port; if it is a gateway, look for damage on the way (MTU, a proxy).";
@@ -169,9 +166,6 @@ drop_reasons! {
     PayloadTooLong, "payload_too_long",
         "The frame is longer than its data rate allows.",
         "Check the profile's region and regional_revision, and the dwell-time setting.";
-    ProfileMissing, "profile_missing",
-        "The device's profile does not exist.",
-        "Create the profile or give the device another one.";
     Proprietary, "proprietary",
         "The frame is proprietary (FType 7).",
         "Nothing: loam does not use such frames.";
@@ -184,9 +178,6 @@ drop_reasons! {
     RejoinUnsupported, "rejoin_unsupported",
         "The device sent a rejoin request, which is not answered.",
         "Nothing: the device keeps its session. It can join with a join request.";
-    RetransmissionLate, "retransmission_late",
-        "A copy of the last frame arrived long after the frame itself and counts as neither copy nor repetition.",
-        "A gateway's backhaul was slow, or somebody plays the frame back. The payload was delivered already.";
     TooLong, "too_long",
         "The frame is longer than 255 bytes, which no LoRa radio can send.",
         "Check the gateway; the frame was not received like this.";

@@ -66,7 +66,9 @@ impl Refusal {
         }
         match (self.reason, self.gateway, self.dev_eui, self.join_eui) {
             (DropReason::GatewayUnknown, Some(gateway), _, _) => {
-                format!("register it: loam gateway create {gateway}")
+                format!(
+                    "register it: loam gateway create {gateway} --region EU868 (or the region it listens in)"
+                )
             }
             (DropReason::DeviceUnknown, _, Some(dev_eui), Some(join_eui)) => format!(
                 "register it: loam device create {dev_eui} --join-eui {join_eui} --application APP --profile PROFILE --app-key -"

@@ -11,6 +11,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::drops::DropLog;
+use crate::gateway::UdpServer;
 
 /// What the network server counts.
 #[derive(Debug)]
@@ -69,7 +70,13 @@ impl Metrics {
     }
 
     /// Makes everything visible in `registry`.
-    pub fn register(self: &Arc<Self>, drops: &Arc<DropLog>, sizes: Arc<Sizes>, registry: &mut Registry) {
+    pub fn register(
+        self: &Arc<Self>,
+        drops: &Arc<DropLog>,
+        sizes: Arc<Sizes>,
+        udp: Arc<UdpServer>,
+        registry: &mut Registry,
+    ) {
         let stages = [
             ("loam_verify", "from the socket to the verified frame", &self.verify_seconds),
             ("loam_commit", "from the end of the deduplication window to the commit", &self.commit_seconds),
@@ -88,6 +95,7 @@ impl Metrics {
             metrics: Arc::clone(self),
             drops: Arc::clone(drops),
             sizes,
+            udp,
         }));
     }
 }
@@ -103,11 +111,17 @@ pub struct Sizes {
     pub ingress_frames: AtomicU64,
 }
 
-#[derive(Debug)]
 struct NetworkCollector {
     metrics: Arc<Metrics>,
     drops: Arc<DropLog>,
     sizes: Arc<Sizes>,
+    udp: Arc<UdpServer>,
+}
+
+impl std::fmt::Debug for NetworkCollector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NetworkCollector")
+    }
 }
 
 impl Collector for NetworkCollector {
@@ -126,6 +140,22 @@ impl Collector for NetworkCollector {
             let counter = ConstCounter::new(value.load(Ordering::Relaxed));
             let metric = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
             counter.encode(metric)?;
+        }
+        let udp = self.udp.counters();
+        let sockets = [
+            ("loam_udp_datagrams", "datagrams taken from the sockets", udp.datagrams),
+            ("loam_udp_acknowledgements", "PUSH_ACK and PULL_ACK sent", udp.acknowledgements_sent),
+            ("loam_udp_push_ack_withheld", "PUSH_ACK not sent: not ready or full", udp.push_ack_withheld),
+            (
+                "loam_udp_acknowledgements_failed",
+                "acknowledgements the kernel did not take",
+                udp.acknowledgements_failed,
+            ),
+            ("loam_udp_pull_resp", "PULL_RESP sent", udp.pull_resp_sent),
+        ];
+        for (name, help, value) in sockets {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
         let gauges = [
             ("loam_devices", "devices registered", &self.sizes.devices),

@@ -253,7 +253,7 @@ impl NetworkServer {
 
     /// Makes counters and histograms visible.
     pub fn register_metrics(&self, registry: &mut Registry) {
-        self.metrics.register(&self.drops, Arc::clone(&self.sizes), registry);
+        self.metrics.register(&self.drops, Arc::clone(&self.sizes), Arc::clone(&self.udp), registry);
     }
 
     /// Stops taking frames, decides the open windows, commits, and waits for the outcome of what is under way. The store is the
@@ -329,8 +329,11 @@ async fn load(
     let mut devices = 0;
     tables
         .load_devices(|row| {
-            let Some(profile) = profiles.find(&row.profile_id) else { return };
             let dev_eui = DevEui::new(row.dev_eui);
+            let Some(profile) = profiles.find(&row.profile_id) else {
+                tracing::error!(%dev_eui, profile = row.profile_id, "the device's profile cannot be used; its frames are refused");
+                return;
+            };
             let device = Device {
                 join_eui: row.join_eui,
                 profile,

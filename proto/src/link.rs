@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_short_token_or_one_with_spaces_is_refused() {
-        assert_eq!(RoleToken::parse("short").unwrap_err(), TokenError(5));
+        assert_eq!(RoleToken::parse("short").expect_err("it is short"), TokenError(5));
         assert!(RoleToken::parse("0123456789 abcdef0").is_err());
     }
 }

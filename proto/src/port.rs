@@ -45,6 +45,10 @@ impl From<PortError> for tonic::Status {
 
 impl From<tonic::Status> for PortError {
     fn from(status: tonic::Status) -> Self {
+        let source = std::error::Error::source(&status);
+        if source.is_some_and(|source| source.is::<tonic::transport::Error>()) {
+            return Self::Unavailable("the connection to another role broke: try again".to_owned());
+        }
         let message = status.message().to_owned();
         #[allow(clippy::wildcard_enum_match_arm, reason = "gRPC has many codes, loam uses six")]
         match status.code() {
