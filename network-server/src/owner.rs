@@ -204,8 +204,10 @@ impl Owner {
         }
     }
 
+    /// When there is something to close, to the next whole millisecond: under load windows close in groups.
     fn next_timeout(&self) -> Option<Mono> {
-        [self.uplinks.poll_timeout(), self.joins.poll_timeout()].into_iter().flatten().min()
+        let next = [self.uplinks.poll_timeout(), self.joins.poll_timeout()].into_iter().flatten().min()?;
+        Some(Mono::from_us(next.us().next_multiple_of(1_000)))
     }
 
     fn take(&mut self, message: OwnerMessage) -> Turn {

@@ -231,6 +231,10 @@ impl Work<'_> {
             let arrived = receive(self.socket, &mut headers, &mut storage)?;
             acknowledge(self.socket, &mut reply_headers, &arrived, &storage)?;
             for ((length, _), slot) in arrived.iter().zip(storage.chunks_exact(SLOT_LEN)) {
+                // A PULL_DATA has nothing behind its header; it keeps the path open and is no uplink.
+                if *length <= HEADER_LEN {
+                    continue;
+                }
                 taken.datagrams += 1;
                 let phy = read(slot.get(HEADER_LEN..*length).unwrap_or_default(), &mut row)?;
                 // The copies of a frame come one after the other; each third one stands for the frame.
