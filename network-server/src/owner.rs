@@ -274,7 +274,8 @@ impl Owner {
         let Some(uplink) = copy.proof.open(&phy) else {
             return refuse(&copy, DropReason::MicMismatch);
         };
-        if let Err(reason) = fits_region(&profile, &copy.uplink, session) {
+        let radio = &copy.uplink;
+        if let Err(reason) = profile.sent_with(radio.freq, radio.modulation, &[], radio.phy.len()) {
             return refuse(&copy, reason);
         }
         let (counter, refused) = match session.recheck(&uplink) {
@@ -292,7 +293,7 @@ impl Owner {
             }
         };
         let id = FrameId::Data { session: session.id, fcnt: copy.proof.fcnt(), content: copy.proof.content() };
-        let late_ms = (u64::from(session.mac.rx1_delay_s) + 1) * 1_000;
+        let late_ms = session.rx2_delay_ms();
         match self.uplinks.handle(id, counter, copy.clone(), late_ms, now) {
             Handled::Opened => {
                 session.open_uplink(&profile, &uplink, copy.uplink.received_at);
@@ -409,10 +410,9 @@ impl Owner {
             return refuse(DropReason::JoinEuiMismatch, hint);
         }
         let profile = device.profile.load();
-        if !profile.region().accepts_frequency(copy.uplink.freq)
-            || profile.region().data_rate_up(copy.uplink.modulation, profile.revision).is_none()
-        {
-            return refuse(DropReason::WrongRegion, None);
+        let radio = &copy.uplink;
+        if let Err(reason) = profile.sent_with(radio.freq, radio.modulation, &[], radio.phy.len()) {
+            return refuse(reason, None);
         }
         let id = FrameId::Join {
             dev_eui: request.dev_eui,
@@ -662,24 +662,6 @@ pub(crate) fn down_counters_of(session: &Session) -> pb::Delta {
     }
 }
 
-fn fits_region(profile: &Profile, copy: &GatewayUplink, session: &Session) -> Result<(), DropReason> {
-    let region = profile.region();
-    if !region.accepts_frequency(copy.freq) {
-        return Err(DropReason::WrongRegion);
-    }
-    let dr = region.data_rate_up(copy.modulation, profile.revision).ok_or(DropReason::WrongRegion)?;
-    // Older versions leave it open what happens to longer frames (TS001-1.0.4 §4.3.2): they are taken.
-    if session.version >= mac::version::MacVersion::V1_0_4 {
-        let direction = mac::crypto::Direction::Up;
-        let m_max =
-            region.max_payload_m(direction, dr, profile.revision, false).ok_or(DropReason::WrongRegion)?;
-        if copy.phy.len() > usize::from(m_max) + PHY_OVERHEAD {
-            return Err(DropReason::PayloadTooLong);
-        }
-    }
-    Ok(())
-}
-
 fn radio_context(
     profile: &Profile,
     session: &Session,
@@ -692,8 +674,7 @@ fn radio_context(
     let freq = first.map(|uplink| uplink.freq).unwrap_or_default();
     let dr =
         first.and_then(|uplink| region.data_rate_up(uplink.modulation, profile.revision)).unwrap_or_default();
-    let last_ms = (u64::from(session.mac.rx1_delay_s) + 1) * 1_000;
-    let in_time = now.plus_ms(GATEWAY_LEAD_MS) <= heard_at(closed).plus_ms(last_ms);
+    let in_time = now.plus_ms(GATEWAY_LEAD_MS) <= heard_at(closed).plus_ms(session.rx2_delay_ms());
     RadioContext {
         freq,
         dr,
@@ -811,8 +792,6 @@ pub(crate) fn seconds(us: u64) -> f64 {
     Duration::from_micros(us).as_secs_f64()
 }
 
-/// MHDR and MIC.
-const PHY_OVERHEAD: usize = 5;
 /// How far a gateway's GPS time may lie from the server's.
 const GPS_TRUST_US: u64 = 5_000_000;
 const MESSAGES_A_TURN: usize = 64;
