@@ -59,6 +59,8 @@ pub struct DownlinkPlan {
     pub ask_payload: Option<PayloadRoom>,
     /// Whether the frame goes out without a payload too. If not and none comes, nothing is sent.
     pub must_send: bool,
+    /// A payload waits and this frame has no place for it.
+    pub(crate) payload_waits: bool,
     pub(crate) request_kinds: u8,
 }
 
@@ -196,13 +198,14 @@ pub(crate) fn plan(
         rx2,
         ask_payload,
         must_send,
+        payload_waits: reasons.queue.is_some() && ask_payload.is_none(),
         request_kinds: requests.kinds,
     }))
 }
 
 /// Makes the frame of a plan; `None` when there is no payload and nothing to say without one.
 ///
-/// `more_pending`: something still waits for the device behind this frame. After an error with a payload the plan may be
+/// `more_pending`: something still waits for the device behind this frame, as far as whoever was asked for a payload knows. After an error with a payload the plan may be
 /// built once more without it.
 pub fn build(
     plan: &DownlinkPlan,
@@ -215,7 +218,7 @@ pub fn build(
         dev_addr: plan.dev_addr,
         adr: plan.adr,
         ack: plan.ack,
-        f_pending: more_pending,
+        f_pending: more_pending || plan.payload_waits,
         fcnt: FCntDown::new(0),
         fopts: Vec::new(),
         f_port: None,

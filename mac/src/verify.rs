@@ -184,9 +184,8 @@ fn holds(frame: &DataUp<'_>, candidate: &Candidate<'_>, sent_with: SentWith, fcn
         return frame.mic == crypto::uplink_mic_10(candidate.f_nwk_s_int, frame.dev_addr, fcnt, frame.msg);
     }
     // Half of the MIC needs no channel; it spares the other half for frames of other sessions.
-    if frame.mic.f_half()
-        != crypto::uplink_mic_11_f_half(candidate.f_nwk_s_int, frame.dev_addr, fcnt, frame.msg)
-    {
+    let half = crypto::uplink_mic_11_f_half(candidate.f_nwk_s_int, frame.dev_addr, fcnt, frame.msg);
+    if !frame.mic.has_f_half(half) {
         return false;
     }
     let (Some(s_nwk_s_int), Some(tx_ch)) = (candidate.s_nwk_s_int, sent_with.channel) else {

@@ -4,14 +4,14 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
 
 use crate::checkpoint::{self, Haste, Progress};
 use crate::db::Db;
-use crate::stamp::Stamp;
+use crate::retention::AgeClock;
 use crate::writer::{Shared, WriterHandle};
 use crate::{StoreError, StoreOptions, open, retention, sql};
 
@@ -29,7 +29,7 @@ pub(crate) async fn run(
         connection: None,
     });
     // Side by side: a long checkpoint of the sessions must not hold up the WAL.
-    tokio::join!(follow(&store, &options), probe(&store), move_wal(&store, wal), stamp(&store, directory));
+    tokio::join!(follow(&store, &options), probe(&store), move_wal(&store, wal), stamp(&store));
 }
 
 struct WeakDb {
@@ -68,12 +68,15 @@ impl Troubles {
 
 async fn follow(store: &WeakDb, options: &StoreOptions) {
     let mut troubles = Troubles::default();
+    let age_max = Duration::from_secs(options.retention_max_age_s);
+    let mut clock = AgeClock::new(age_max, sql::now_us(), Instant::now());
     loop {
         tokio::time::sleep(Duration::from_secs(CHECKPOINT_S)).await;
+        let now_us = clock.now_us(sql::now_us(), Instant::now());
         let round = async {
             let db = store.upgrade()?;
             while checkpoint::pass(&db, Haste::Gentle).await? == Progress::More {}
-            while retention::pass(&db, options, sql::now_us()).await? > 0 {}
+            while retention::pass(&db, options, now_us).await? > 0 {}
             Ok(())
         };
         if troubles.note(round.await).is_break() {
@@ -116,16 +119,18 @@ async fn move_wal(store: &WeakDb, wal: Option<Wal>) {
     }
 }
 
-async fn stamp(store: &WeakDb, directory: Option<PathBuf>) {
-    let Some(directory) = directory else { return };
+async fn stamp(store: &WeakDb) {
     let mut troubles = Troubles::default();
     let mut stamped = None;
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let round = async {
-            let now = current(store.upgrade()?.writer.shared());
+            let db = store.upgrade()?;
+            let now = db.writer.shared().standing();
             if stamped.as_ref() != Some(&now) {
-                write_stamp(directory.clone(), now.clone()).await?;
+                let shared = Arc::clone(db.writer.shared());
+                let written = tokio::task::spawn_blocking(move || shared.write_stamp());
+                written.await.map_err(|_| StoreError::Closed)??;
                 stamped = Some(now);
             }
             Ok(())
@@ -134,20 +139,6 @@ async fn stamp(store: &WeakDb, directory: Option<PathBuf>) {
             return;
         }
     }
-}
-
-/// Where the database stands; never ahead of what is durable.
-pub(crate) fn current(shared: &Shared) -> Stamp {
-    Stamp {
-        database_id: shared.database_id.clone(),
-        epoch: shared.epoch,
-        head_seq: *shared.head.borrow(),
-        writes: shared.writes.load(Ordering::Relaxed),
-    }
-}
-
-pub(crate) async fn write_stamp(directory: PathBuf, stamp: Stamp) -> Result<(), StoreError> {
-    tokio::task::spawn_blocking(move || stamp.write(&directory)).await.map_err(|_| StoreError::Closed)?
 }
 
 /// Brings the session table up to the journal.

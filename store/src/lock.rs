@@ -2,13 +2,14 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::StoreError;
 
 /// The exclusive lock on a data directory; held until it is dropped, and freed by the system when the process dies.
 #[derive(Debug)]
 pub(crate) struct DirectoryLock {
+    directory: PathBuf,
     _file: File,
 }
 
@@ -44,6 +45,11 @@ impl DirectoryLock {
         if let Err(error) = written {
             tracing::debug!(%error, "the process id was not written into the lock file");
         }
-        Ok(Self { _file: file })
+        Ok(Self { directory: directory.to_owned(), _file: file })
+    }
+
+    /// The directory it holds.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 }

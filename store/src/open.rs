@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Row, SqliteConnection};
+use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 use zeroize::Zeroizing;
 
 use crate::housekeeping::WAL_BYTES_MAX;
@@ -57,24 +57,10 @@ pub(crate) async fn directory(directory: &Path) -> Result<Database, StoreError> 
 
     make_private(&path)?;
     let mut connection = writer_options(&path).connect().await.map_err(StoreError::sql("open"))?;
-    refuse_newer_schema(&mut connection).await?;
-    if let Some(found) = standing(&mut connection).await? {
-        if found.stamp.database_id != seen.database_id {
-            let (expected, found) = (seen.database_id, found.stamp.database_id);
-            return Err(StoreError::OtherDatabase { path, expected, found });
-        }
-        if found.is_backup {
-            return Err(StoreError::CopiedBack {
-                path,
-                detail: "it is a file written by `loam backup`".into(),
-            });
-        }
-        if let Some(detail) = found.stamp.behind(&seen) {
-            return Err(StoreError::CopiedBack { path, detail });
-        }
-        if !sealer.opens_check(&found.kek_check) {
-            return Err(StoreError::KekWrong { path: kek_path });
-        }
+    if let Err(refusal) = recognise(&mut connection, &path, &seen, &sealer, &kek_path).await {
+        // Gone for good before anyone hears of it: it must not tidy up what is put in place of the file.
+        let _ = connection.close().await;
+        return Err(refusal);
     }
     let opened = take_over(&mut connection, &seen.database_id, &sealer).await?;
     let now = Stamp {
@@ -85,6 +71,41 @@ pub(crate) async fn directory(directory: &Path) -> Result<Database, StoreError> 
     };
     now.write(directory)?;
     Ok(Database { connection, opened, sealer, transport_key, lock: Some(lock) })
+}
+
+/// Whether this is the database the stamp was written for, no older than it, and sealed with our key. Changes nothing.
+async fn recognise(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    seen: &Stamp,
+    sealer: &Sealer,
+    kek_path: &Path,
+) -> Result<(), StoreError> {
+    refuse_newer_schema(connection).await?;
+    let path = path.to_owned();
+    let expected = seen.database_id.clone();
+    let Some(found) = standing(connection).await? else {
+        // The stamp of an opening comes after its commit, so that the tables must be there: a young database whose WAL was left
+        // behind is empty.
+        if seen.epoch > 0 {
+            let found = "an empty database; is loam.db-wal missing?".into();
+            return Err(StoreError::OtherDatabase { path, expected, found });
+        }
+        return Ok(());
+    };
+    if found.stamp.database_id != seen.database_id {
+        return Err(StoreError::OtherDatabase { path, expected, found: found.stamp.database_id });
+    }
+    if found.is_backup {
+        return Err(StoreError::CopiedBack { path, detail: "it is a file written by `loam backup`".into() });
+    }
+    if let Some(detail) = found.stamp.behind(seen) {
+        return Err(StoreError::CopiedBack { path, detail });
+    }
+    if !sealer.opens_check(&found.kek_check) {
+        return Err(StoreError::KekWrong { path: kek_path.to_owned() });
+    }
+    Ok(())
 }
 
 pub(crate) async fn memory() -> Result<Database, StoreError> {
@@ -115,7 +136,7 @@ pub(crate) async fn mark_backup(path: &Path) -> Result<(), StoreError> {
     let options = tuned(SqliteConnectOptions::new().filename(path), 64).journal_mode(SqliteJournalMode::Delete);
     let mut connection = options.connect().await.map_err(failed())?;
     sqlx::query("UPDATE meta SET is_backup = 1").execute(&mut connection).await.map_err(failed())?;
-    sqlx::Connection::close(connection).await.map_err(failed())
+    connection.close().await.map_err(failed())
 }
 
 /// Makes an empty file that only its owner reads; SQLite gives its companions the same rights.

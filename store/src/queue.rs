@@ -122,6 +122,11 @@ impl Queue {
         self.room_async.notify_waiters();
     }
 
+    /// Whether it was asked to close.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.state.lock().closing
+    }
+
     /// What the writer calls when it is gone: whatever waits is dropped, so that its owner learns of it.
     pub(crate) fn end(&self) -> usize {
         self.close();

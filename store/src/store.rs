@@ -115,7 +115,7 @@ impl Store {
             Location::Memory => (open::memory().await?, None),
         };
         let next_seq = database.opened.next_seq;
-        let shared = Arc::new(Shared::new(&options, database.opened));
+        let shared = Arc::new(Shared::new(&options, database.opened, database.lock));
         let readers = directory.as_deref().map(|directory| {
             SqlitePoolOptions::new()
                 .max_connections(READERS)
@@ -124,7 +124,7 @@ impl Store {
                 .test_before_acquire(false)
                 .connect_lazy_with(open::reader_options(directory))
         });
-        let writer = Arc::new(WriterHandle::start(shared, database.connection, database.lock, next_seq)?);
+        let writer = Arc::new(WriterHandle::start(shared, database.connection, next_seq)?);
         let housekeeping = tokio::spawn(housekeeping::run(
             Arc::downgrade(&writer),
             readers.clone(),
@@ -159,13 +159,7 @@ impl Store {
         }
         let writer = Arc::clone(&self.db.writer);
         let closed = tokio::task::spawn_blocking(move || writer.close_blocking());
-        let closed = closed.await.map_err(|_| StoreError::Closed)?;
-        if let Some(directory) = &self.inner.directory {
-            let stamp = housekeeping::current(self.db.writer.shared());
-            closed.and(housekeeping::write_stamp(directory.clone(), stamp).await)
-        } else {
-            closed
-        }
+        closed.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Where decisions are made durable.

@@ -17,6 +17,7 @@ use crate::journal::{Committed, Done, Submission};
 use crate::lock::DirectoryLock;
 use crate::metrics::{Metrics, add};
 use crate::queue::{Last, Pace, Queue, Turn};
+use crate::stamp::Stamp;
 use crate::store::Readiness;
 use crate::tail::Tail;
 use crate::{StoreError, StoreOptions, sql};
@@ -44,10 +45,12 @@ pub(crate) struct Shared {
     pub(crate) wal_rest: AtomicBool,
     pub(crate) epoch: u64,
     pub(crate) database_id: String,
+    /// `None` in memory, and once the writer has ended.
+    lock: Mutex<Option<DirectoryLock>>,
 }
 
 impl Shared {
-    pub(crate) fn new(options: &StoreOptions, opened: Opened) -> Self {
+    pub(crate) fn new(options: &StoreOptions, opened: Opened, lock: Option<DirectoryLock>) -> Self {
         Self {
             queue: Queue::new(options),
             tail: Tail::new(options.tail_bytes),
@@ -63,7 +66,32 @@ impl Shared {
             wal_rest: AtomicBool::new(false),
             epoch: opened.epoch,
             database_id: opened.database_id,
+            lock: Mutex::new(lock),
         }
+    }
+
+    /// Where the database stands; never ahead of what is durable.
+    pub(crate) fn standing(&self) -> Stamp {
+        Stamp {
+            database_id: self.database_id.clone(),
+            epoch: self.epoch,
+            head_seq: *self.head.borrow(),
+            writes: self.writes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Writes the stamp, one at a time and only while the directory is ours: the next owner has a stamp of its own.
+    pub(crate) fn write_stamp(&self) -> Result<(), StoreError> {
+        match &*self.lock.lock() {
+            Some(lock) => self.standing().write(lock.directory()),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the last stamp and frees the directory.
+    fn leave_directory(&self) -> Result<(), StoreError> {
+        let lock = self.lock.lock().take();
+        lock.map_or(Ok(()), |lock| self.standing().write(lock.directory()))
     }
 
     pub(crate) fn journal_bytes(&self) -> u64 {
@@ -92,11 +120,10 @@ pub(crate) struct WriterHandle {
 }
 
 impl WriterHandle {
-    /// Starts the thread. It owns the connection and the directory's lock.
+    /// Starts the thread. It owns the connection, and frees the directory when it ends.
     pub(crate) fn start(
         shared: Arc<Shared>,
         connection: SqliteConnection,
-        lock: Option<DirectoryLock>,
         next_seq: u64,
     ) -> Result<Self, StoreError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -110,7 +137,6 @@ impl WriterHandle {
             next_seq,
             batch_waits: false,
             transaction_open: false,
-            _lock: lock,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -152,7 +178,6 @@ struct Writer {
     batch_waits: bool,
     /// True when a transaction that failed could not be ended.
     transaction_open: bool,
-    _lock: Option<DirectoryLock>,
 }
 
 impl Writer {
@@ -180,15 +205,16 @@ impl Writer {
             }
         };
         drop(end);
-        let Self { connection, runtime, .. } = self;
+        let Self { shared, connection, runtime, .. } = self;
         let closed = runtime.block_on(async {
             let mut connection = connection;
             // Leaves one file behind; a reader that is still there only makes the next start longer.
             let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await;
             connection.close().await
         });
+        let stamped = shared.leave_directory();
         outcome?;
-        closed.map_err(StoreError::sql("close"))
+        closed.map_err(StoreError::sql("close")).and(stamped)
     }
 
     /// Makes a batch durable, however long it takes, then lets its effects out in order.
@@ -397,6 +423,11 @@ struct EndOnDrop(Arc<Shared>);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
+        if !self.0.queue.is_closing() {
+            let reason = "the writer of the store has ended by a fault; start the server again".to_owned();
+            tracing::error!(reason, "nothing more can be made durable");
+            self.0.readiness.send_replace(Readiness::NotReady { reason, disk_full: false });
+        }
         let lost = self.0.queue.end();
         if lost > 0 {
             tracing::error!(submissions = lost, "the writer ended with steps in its queue");

@@ -12,8 +12,10 @@ pub(super) fn ask(
     room: &mut Room,
 ) -> Option<Vec<DownlinkCommand>> {
     let interval_s = situation.profile.device_status_interval_s;
-    let age_s = seconds(situation.now).saturating_sub(mac.status_at_s);
-    if interval_s == 0 || (mac.status_at_s != 0 && age_s < interval_s) {
+    // Without an age the clock was set back: nobody knows how old the status is.
+    let age_s = seconds(situation.now).checked_sub(mac.status_at_s);
+    let is_young = mac.status_at_s != 0 && age_s.is_some_and(|age_s| age_s < interval_s);
+    if interval_s == 0 || is_young {
         return None;
     }
     let commands = vec![DownlinkCommand::DevStatusReq];

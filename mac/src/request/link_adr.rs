@@ -3,7 +3,7 @@
 //! One block a downlink, all its requests with the same data rate, power and repetitions. A device that does not let the
 //! network choose (ADR bit 0) is told its channels only.
 
-use super::{Answered, Asked, Room, Situation, is_refused};
+use super::{Answered, Asked, REFUSED_MAX, Room, Situation, is_refused};
 use crate::adr::{self, Bounds, Need, Setting};
 use crate::command::{DownlinkCommand, LinkAdrAns, link_adr_requests};
 use crate::region::{ChannelMask, DataRate, link_adr_block};
@@ -38,6 +38,9 @@ pub(super) fn ask(
 }
 
 fn need(situation: &Situation<'_>, mac: &MacState) -> Option<AskedLinkAdr> {
+    if refuses_everything(mac) {
+        return None;
+    }
     let steers = situation.profile.adr && situation.adr;
     let now = Setting { dr: situation.dr, tx_power: mac.tx_power, nb_trans: mac.nb_trans };
     let wanted = if steers { steered(situation, mac, now) } else { now };
@@ -55,6 +58,15 @@ fn need(situation: &Situation<'_>, mac: &MacState) -> Option<AskedLinkAdr> {
         nb_trans: wanted.nb_trans,
         channels,
     })
+}
+
+/// Whether the device goes on refusing what was already reduced to what it has: each further request would be a downlink
+/// for nothing.
+fn refuses_everything(mac: &MacState) -> bool {
+    let refusals = &mac.refusals;
+    [refusals.channel_mask, refusals.data_rate, refusals.power]
+        .into_iter()
+        .any(|count| count >= 3 * REFUSED_MAX)
 }
 
 fn steered(situation: &Situation<'_>, mac: &MacState, now: Setting) -> Setting {
@@ -94,9 +106,9 @@ pub(super) fn answer(mac: &mut MacState, asked: &mut Asked, ans: LinkAdrAns) -> 
         refuse(mac, wanted, ans);
         return Answered::Refused;
     }
-    if mac.channels != wanted.channels {
-        mac.refusals.channel_mask = 0;
-    }
+    // A mask that only repeats what the device has says nothing about those it refused.
+    let kept = if mac.channels == wanted.channels { REFUSED_MAX } else { 0 };
+    mac.refusals.channel_mask = mac.refusals.channel_mask.min(kept);
     mac.channels = wanted.channels;
     mac.dr = wanted.dr.or(mac.dr);
     mac.tx_power = wanted.tx_power.unwrap_or(mac.tx_power);

@@ -52,6 +52,8 @@ pub enum ProfileError {
     Rx2DataRate { got: u8, region: RegionId },
     #[error("{what} {freq} is not in the band of {region}")]
     Frequency { what: &'static str, freq: Hz, region: RegionId },
+    #[error("{what} {freq} is in a part of the band where nothing may be sent in {region}")]
+    ForbiddenFrequency { what: &'static str, freq: Hz, region: RegionId },
     #[error("{what} {freq} is not a multiple of {step_hz} Hz, which is all a device can be told")]
     FrequencyStep { what: &'static str, freq: Hz, step_hz: u32 },
     #[error("extra_channels are for dynamic plans; {region} has a fixed plan, use sub_bands")]
@@ -276,6 +278,10 @@ fn check_frequency(region: &Region, what: &'static str, freq: Hz) -> Result<(), 
     if !region.accepts_frequency(freq) {
         return Err(ProfileError::Frequency { what, freq, region: region.id() });
     }
+    // An answer goes out on the channel of its uplink, and no gateway may send there.
+    if region.downlink_limits(freq).is_none() {
+        return Err(ProfileError::ForbiddenFrequency { what, freq, region: region.id() });
+    }
     let step_hz = region.freq_unit_hz();
     if !freq.value().is_multiple_of(step_hz) {
         return Err(ProfileError::FrequencyStep { what, freq, step_hz });
@@ -304,6 +310,10 @@ mod tests {
         assert!(Profile { rx1_dr_offset: 6, ..eu.clone() }.check().is_err());
         assert!(Profile { rx2_dr: Some(DataRate::new(15)), ..eu.clone() }.check().is_err());
         assert!(Profile { rx2_freq: Some(Hz::new(915_000_000)), ..eu.clone() }.check().is_err());
+        assert!(
+            Profile { rx2_freq: Some(Hz::new(869_300_000)), ..eu.clone() }.check().is_err(),
+            "the band of alarm systems"
+        );
         assert!(Profile { sub_bands: 2, ..eu.clone() }.check().is_err());
         let with = |extra: &[u32]| Profile {
             extra_channels: extra.iter().copied().map(Hz::new).collect(),

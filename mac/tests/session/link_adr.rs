@@ -80,6 +80,31 @@ fn a_refused_rate_or_power_is_not_asked_for_ever() {
     assert!(world.report(b"x").built.is_none());
 }
 
+/// MAC-014: a device that refuses every block, even one that leaves its channels as they are, is let alone at last: each
+/// request costs a downlink.
+#[test]
+fn a_device_that_refuses_every_block_is_not_asked_for_ever() {
+    for &region in RegionId::ALL {
+        let mut world = World::otaa(Profile { region, ..Profile::default() });
+        world.device.habits.refuses_masks = true;
+        world.snr_db = 9.0;
+        for _ in 0..40 {
+            world.report(b"x");
+        }
+        let asked = world.commands_heard().len();
+        assert!(asked <= 9, "{region}: asked {asked} times");
+        assert!(world.report(b"x").built.is_none(), "{region}");
+
+        // Another profile is another question.
+        world.device.habits.refuses_masks = false;
+        world.profile.rx_delay_s = 4;
+        for _ in 0..40 {
+            world.report(b"x");
+        }
+        assert_eq!(dr(world.device.dr), world.profile.region().adr_max_dr(world.profile.revision), "{region}");
+    }
+}
+
 /// MAC-008: a LinkADRReq that is not answered rests, so that a deaf link is not shouted at.
 #[test]
 fn a_deaf_device_is_asked_five_times_and_later_again() {

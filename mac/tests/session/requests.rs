@@ -1,9 +1,10 @@
 //! What the network asks for: once it differs, until it is answered, not for ever.
 
 use mac::command::UplinkCommand;
+use mac::phy::{DownFrame, parse_downlink};
 use mac::region::RegionId;
 use mac::session::Profile;
-use mac::uplink::{Note, RequestKind};
+use mac::uplink::{Note, QueueHint, RequestKind};
 use mac::version::{MacVersion, RegionalRevision};
 
 use crate::world::{Air, World, dr, hz};
@@ -187,6 +188,38 @@ fn many_commands_take_port_0_and_the_payload_waits() {
     world.settle();
     assert_eq!(world.queue.len(), 0);
     assert!(world.device.received.iter().any(|heard| heard.payload == b"down"));
+}
+
+/// The payload was not asked for, so nobody but the plan can know that it waits.
+#[test]
+fn a_frame_whose_commands_leave_no_place_says_that_a_payload_waits() {
+    for queue in [None, Some(QueueHint { next_len: 4 })] {
+        let mut world = World::abp(Profile { extra_channels: channels(), ..windows_profile() });
+        if queue.is_some() {
+            world.enqueue(b"down", false);
+        }
+        let plan = world.report(b"x").step.unwrap().downlink.unwrap();
+        assert!(plan.ask_payload.is_none() && plan.commands.len() > 15);
+
+        let built = mac::downlink::build(&plan, &world.session.keys, None, false).unwrap().unwrap();
+
+        let Some(DownFrame::Data(frame)) = parse_downlink(&built.phy) else { panic!("no data frame") };
+        assert_eq!(frame.f_pending, queue.is_some());
+    }
+}
+
+/// A clock that was set back must not silence the question until it has caught up.
+#[test]
+fn a_status_of_the_future_is_asked_for_again() {
+    let mut world = World::otaa(Profile { device_status_interval_s: 6_000, ..Profile::default() });
+    world.now_ms += 10 * 365 * 86_400_000;
+    world.settle();
+    world.now_ms -= 10 * 365 * 86_400_000;
+
+    world.settle();
+
+    let asked = world.commands_heard().into_iter().flatten().filter(|cid| *cid == DEV_STATUS).count();
+    assert_eq!(asked, 2);
 }
 
 /// MAC-005: exactly 15 bytes still travel in FOpts.

@@ -67,6 +67,22 @@ async fn a_panic_in_an_effect_stops_nothing() {
     assert_eq!(store.journal().commit(vec![uplink(1, 1)], vec![]).await.unwrap(), 2);
 }
 
+/// Frames are acknowledged by the readiness: without a writer nothing may be.
+#[tokio::test]
+async fn a_writer_that_is_gone_is_not_ready_for_anything() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let mut readiness = store.readiness();
+
+    let fault =
+        store.db().write(|_| -> crate::job::Fut<'_, ()> { Box::pin(async { panic!("a fault of a job") }) });
+
+    assert!(matches!(fault.await, Err(StoreError::Closed)));
+    let waited = tokio::time::timeout(Duration::from_secs(20), readiness.wait_for(|r| !r.is_ready()));
+    assert!(waited.await.unwrap().is_ok());
+    assert!(matches!(store.journal().commit(vec![uplink(1, 0)], vec![]).await, Err(StoreError::Closed)));
+}
+
 #[tokio::test]
 async fn a_copy_taken_while_the_server_runs_holds_everything_that_was_committed() {
     // What a kill -9 leaves behind: the files as they are, without any closing.

@@ -148,6 +148,27 @@ async fn a_database_of_another_directory_is_refused() {
     assert!(!directory.path().join("loam.db").exists());
 }
 
+/// A young database lives in its WAL: after a crash the file alone is empty, and whoever carries only that to another machine
+/// has forgotten everything.
+#[tokio::test]
+async fn a_database_carried_away_without_its_wal_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    store.journal().commit(vec![uplink(1, 0)], vec![]).await.unwrap();
+    let crashed = tempfile::tempdir().unwrap();
+    copy(directory.path(), crashed.path(), &["loam.db", "stamp", "kek", "app-kek"]);
+    let before = std::fs::read(crashed.path().join("stamp")).unwrap();
+
+    let error = refused(crashed.path()).await;
+
+    assert!(matches!(error, StoreError::OtherDatabase { .. } | StoreError::CopiedBack { .. }), "{error}");
+    assert_eq!(std::fs::read(crashed.path().join("stamp")).unwrap(), before);
+
+    // With the WAL it is whole again: refusing has spoilt nothing.
+    copy(directory.path(), crashed.path(), &["loam.db-wal"]);
+    assert_eq!(open(crashed.path()).await.log().head(), 1);
+}
+
 #[tokio::test]
 async fn a_first_start_that_was_cut_short_starts_again() {
     let directory = tempfile::tempdir().unwrap();
