@@ -274,6 +274,9 @@ pub fn on_downlink_sent(session: &mut Session, plan: &DownlinkPlan, built: &Buil
     if !built.confirmed {
         return false;
     }
+    if session.mac.confirmed_down != Some(built.fcnt_down) {
+        session.recent.confirmed_before = session.mac.confirmed_down;
+    }
     session.mac.confirmed_down = Some(built.fcnt_down);
     session.mac.confirmed_open = true;
     true
@@ -286,6 +289,8 @@ pub fn on_downlink_failed(session: &mut Session, fcnt_down: FCntDown) -> bool {
     if session.outstanding_confirmed() != Some(fcnt_down) {
         return false;
     }
+    // The ACK bit of a 1.1 device still means the one before.
+    session.mac.confirmed_down = session.recent.confirmed_before;
     session.mac.confirmed_open = false;
     true
 }
@@ -371,3 +376,63 @@ fn next(counter: u32) -> Option<FCntDown> {
 /// FHDR without FOpts, and FPort.
 const HEADER_LEN: usize = 8;
 const MHDR_AND_MIC_LEN: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{DevEui, SessionId};
+    use crate::keys::Key;
+    use crate::session::AbpParams;
+    use crate::units::Timestamp;
+    use crate::version::MacVersion;
+
+    /// CRYPTO-003: the ACK bit of a 1.1 device names the last confirmed downlink it heard, not one that never left.
+    #[test]
+    fn a_confirmed_downlink_that_did_not_leave_is_not_what_an_ack_stands_for() {
+        let profile = Profile { mac_version: MacVersion::V1_1_0, ..Profile::default() };
+        let params = AbpParams {
+            id: SessionId::new(1),
+            dev_eui: DevEui::new(1),
+            dev_addr: DevAddr::new(1),
+            version: MacVersion::V1_1_0,
+            keys: NetworkKeys::from_nwk_s_key(&Key::new([7; 16])),
+            fcnt_up: None,
+            fcnt_down: 0,
+        };
+        let mut session = Session::new_abp(&profile, params, Timestamp::from_us(0));
+        let plan = DownlinkPlan {
+            session: session.id,
+            dev_addr: session.dev_addr,
+            version_1_1: true,
+            answering: FCntUp::new(1),
+            ack: true,
+            adr: true,
+            commands: Vec::new(),
+            n_fcnt_down: None,
+            a_fcnt_down: None,
+            rx1: None,
+            rx2: None,
+            ask_payload: None,
+            must_send: true,
+            request_kinds: 0,
+            payload_waits: false,
+        };
+        let confirmed = |fcnt| BuiltDownlink {
+            phy: Vec::new(),
+            fcnt_down: FCntDown::new(fcnt),
+            confirmed: true,
+            fits_rx1: true,
+            fits_rx2: true,
+        };
+
+        assert!(on_downlink_sent(&mut session, &plan, &confirmed(5)));
+        session.mac.confirmed_open = false;
+        assert!(on_downlink_sent(&mut session, &plan, &confirmed(6)));
+        assert_eq!(session.conf_fcnt(), 6);
+        assert!(on_downlink_failed(&mut session, FCntDown::new(6)));
+
+        assert_eq!(session.conf_fcnt(), 5);
+        assert_eq!(session.outstanding_confirmed(), None);
+        assert!(!on_downlink_failed(&mut session, FCntDown::new(6)), "it is told once");
+    }
+}

@@ -244,9 +244,13 @@ impl Downlinks {
         let (dev_eui, id, fcnt_down) = (job.dev_eui, job.plan.session, built.fcnt_down);
         let told = run_on_owner(&self.owners, dev_eui, move |owner| {
             let shared = Arc::clone(&owner.shared);
-            let session = owner.devices.get_mut(&dev_eui).and_then(|device| device.session_mut(id));
-            let Some(session) = session else { return };
+            let Some(device) = owner.devices.get_mut(&dev_eui) else { return };
+            let (profile, allow_fcnt_reset) = (device.profile.load(), device.allow_fcnt_reset);
+            let Some(session) = device.session_mut(id) else { return };
             if downlink::on_downlink_failed(session, fcnt_down) {
+                if session.version.is_1_1() {
+                    shared.index.put(session.dev_addr, Candidate::new(session, &profile, allow_fcnt_reset));
+                }
                 let delta = pb::Delta { state: Some(session.pack()), ..down_counters_of(session) };
                 shared.submit(Vec::new(), vec![delta]);
             }

@@ -99,6 +99,8 @@ pub(crate) struct Recent {
     pub(crate) sent_kinds: u8,
     /// The counter was reset, and no step has told so yet.
     pub(crate) reset_untold: bool,
+    /// The confirmed downlink before the last one, should that turn out not to have left.
+    pub(crate) confirmed_before: Option<FCntDown>,
     /// Requests of each kind without an answer, in a row.
     pub(crate) silent: [u8; Kind::COUNT],
 }
