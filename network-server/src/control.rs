@@ -107,15 +107,16 @@ impl NetworkPort for Control {
             if is_new {
                 shared.sizes.devices.fetch_add(1, Ordering::Relaxed);
             }
-            let device = owner.devices.entry(dev_eui).or_insert_with(|| Device {
-                join_eui: 0,
-                profile: Arc::clone(&profile),
-                disabled: false,
-                allow_fcnt_reset: false,
-                queue: None,
-                current: None,
-                pending: Vec::new(),
-                last_seen: None,
+            let device = owner.devices.entry(dev_eui).or_insert_with(|| {
+                Box::new(Device {
+                    join_eui: 0,
+                    profile: Arc::clone(&profile),
+                    disabled: false,
+                    allow_fcnt_reset: false,
+                    queue: None,
+                    current: None,
+                    pending: Vec::new(),
+                })
             });
             device.join_eui = request.join_eui;
             device.profile = profile;
@@ -123,7 +124,7 @@ impl NetworkPort for Control {
             device.allow_fcnt_reset = request.allow_fcnt_reset;
             let profile = device.profile.load();
             for session in device.sessions() {
-                shared.index.put(session.dev_addr, Candidate::new(session, &profile, device.allow_fcnt_reset));
+                shared.index.put(Candidate::new(session, &profile, device.allow_fcnt_reset));
             }
         })
         .await
@@ -138,7 +139,7 @@ impl NetworkPort for Control {
             owner.shared.sizes.devices.fetch_sub(1, Ordering::Relaxed);
             owner.shared.sizes.sessions.fetch_sub(device.sessions().count() as u64, Ordering::Relaxed);
             for session in device.sessions() {
-                owner.shared.index.remove(session.dev_addr, session.dev_eui, session.id);
+                owner.shared.index.remove(session);
             }
         })
         .await?;
@@ -186,19 +187,19 @@ impl NetworkPort for Control {
             shared.sizes.sessions.fetch_add(1, Ordering::Relaxed);
             shared.sizes.sessions.fetch_sub(before, Ordering::Relaxed);
             let (current, pending) = (device.current.take(), std::mem::take(&mut device.pending));
-            for old in current.as_deref().into_iter().chain(&pending) {
-                shared.index.remove(old.dev_addr, old.dev_eui, old.id);
+            for old in current.iter().chain(&pending) {
+                shared.index.remove(old);
             }
             let profile = device.profile.load();
-            shared.index.put(session.dev_addr, Candidate::new(&session, &profile, device.allow_fcnt_reset));
-            device.current = Some(Box::new(session));
+            shared.index.put(Candidate::new(&session, &profile, device.allow_fcnt_reset));
+            device.current = Some(session);
         })
         .await
     }
 
     async fn device_state(&self, dev_eui: u64) -> Result<Option<v1::DeviceState>, PortError> {
         let id = DevEui::new(dev_eui);
-        self.on_owner(id, move |owner| owner.devices.get(&id).map(state_of)).await
+        self.on_owner(id, move |owner| owner.devices.get(&id).map(|device| state_of(device))).await
     }
 
     async fn put_gateway(&self, gateway: v1::Gateway) -> Result<(), PortError> {
@@ -336,8 +337,9 @@ fn network_keys(request: &pb::ActivateRequest) -> Result<NetworkKeys, PortError>
 
 fn state_of(device: &Device) -> v1::DeviceState {
     let pending_sessions = u32::try_from(device.pending.len()).unwrap_or(u32::MAX);
-    let last_seen_at_us = device.last_seen.map(Timestamp::us);
-    let Some(session) = device.current.as_deref() else {
+    let last_seen = device.current.as_ref().and_then(|session| session.last_seen);
+    let last_seen_at_us = last_seen.map(Timestamp::us);
+    let Some(session) = &device.current else {
         return v1::DeviceState { pending_sessions, last_seen_at_us, ..v1::DeviceState::default() };
     };
     let mac = &session.mac;

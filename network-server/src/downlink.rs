@@ -223,7 +223,7 @@ impl Downlinks {
                 return Noted::Yes;
             }
             if session.version.is_1_1() {
-                shared.index.put(session.dev_addr, Candidate::new(session, &profile, allow_fcnt_reset));
+                shared.index.put(Candidate::new(session, &profile, allow_fcnt_reset));
             }
             let delta = pb::Delta { state: Some(session.pack()), ..down_counters_of(session) };
             shared.submit_and_tell(vec![delta], committed);
@@ -249,7 +249,7 @@ impl Downlinks {
             let Some(session) = device.session_mut(id) else { return };
             if downlink::on_downlink_failed(session, fcnt_down) {
                 if session.version.is_1_1() {
-                    shared.index.put(session.dev_addr, Candidate::new(session, &profile, allow_fcnt_reset));
+                    shared.index.put(Candidate::new(session, &profile, allow_fcnt_reset));
                 }
                 let delta = pb::Delta { state: Some(session.pack()), ..down_counters_of(session) };
                 shared.submit(Vec::new(), vec![delta]);

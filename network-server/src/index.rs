@@ -3,9 +3,9 @@
 //! Shared and read-mostly. Receivers look frames up; the owner of a device puts and removes its sessions and moves the
 //! counter hint. Many devices on one DevAddr are normal: a DevAddr has only 25 bits for a private network.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 use mac::ids::{DevAddr, DevEui, FCntUp, SessionId};
 use mac::keys::{FNwkSIntKey, SNwkSIntKey};
 use mac::region::{Channel, Modulation, RegionId, region};
@@ -23,8 +23,10 @@ pub(crate) struct Candidate {
     pub(crate) dev_eui: DevEui,
     session_id: SessionId,
     f_nwk_s_int: FNwkSIntKey,
-    /// Last accepted FCntUp + 1; 0: none yet. A hint: the owner decides.
-    fcnt_up_plus_1: AtomicU64,
+    dev_addr: DevAddr,
+    /// Last accepted FCntUp, if there was one. A hint: the owner decides.
+    fcnt_up: AtomicU32,
+    was_heard: AtomicBool,
     version: MacVersion,
     allow_fcnt_reset: bool,
     /// Only for 1.1 sessions.
@@ -58,7 +60,9 @@ impl Candidate {
             dev_eui: session.dev_eui,
             session_id: session.id,
             f_nwk_s_int: session.keys.f_nwk_s_int.clone(),
-            fcnt_up_plus_1: AtomicU64::new(0),
+            dev_addr: session.dev_addr,
+            fcnt_up: AtomicU32::new(0),
+            was_heard: AtomicBool::new(false),
             version: session.version,
             allow_fcnt_reset,
             v1_1,
@@ -100,36 +104,25 @@ impl Candidate {
 
     /// The last accepted counter, as far as the receivers know.
     pub(crate) fn last(&self) -> Option<FCntUp> {
-        let plus_1 = self.fcnt_up_plus_1.load(Ordering::Acquire);
-        plus_1.checked_sub(1).and_then(|v| u32::try_from(v).ok()).map(FCntUp::new)
+        let was_heard = self.was_heard.load(Ordering::Acquire);
+        was_heard.then(|| FCntUp::new(self.fcnt_up.load(Ordering::Acquire)))
     }
 
     fn move_to(&self, last: Option<FCntUp>) {
-        let plus_1 = last.map_or(0, |fcnt| u64::from(fcnt.value()) + 1);
-        self.fcnt_up_plus_1.store(plus_1, Ordering::Release);
+        self.fcnt_up.store(last.map_or(0, FCntUp::value), Ordering::Release);
+        self.was_heard.store(last.is_some(), Ordering::Release);
     }
-}
 
-/// The candidates of one DevAddr; nearly always one.
-#[derive(Debug)]
-enum Bucket {
-    One(Candidate),
-    Many(Vec<Candidate>),
-}
-
-impl Bucket {
-    fn as_slice(&self) -> &[Candidate] {
-        match self {
-            Self::One(candidate) => std::slice::from_ref(candidate),
-            Self::Many(candidates) => candidates,
-        }
+    fn is(&self, dev_addr: DevAddr, dev_eui: DevEui, session_id: SessionId) -> bool {
+        self.dev_addr == dev_addr && self.dev_eui == dev_eui && self.session_id == session_id
     }
 }
 
 /// See the file's head.
 #[derive(Debug)]
 pub(crate) struct DevAddrIndex {
-    shards: Vec<RwLock<HashMap<DevAddr, Bucket>>>,
+    /// Sessions are found by their DevAddr; a table takes several under one.
+    shards: Vec<RwLock<HashTable<Box<Candidate>>>>,
 }
 
 impl Default for DevAddrIndex {
@@ -140,69 +133,112 @@ impl Default for DevAddrIndex {
 
 impl DevAddrIndex {
     /// Runs `look` on the sessions of a DevAddr; an empty slice when there are none. Keep it short: a lock is held.
-    pub(crate) fn with<R>(&self, dev_addr: DevAddr, look: impl FnOnce(&[Candidate]) -> R) -> R {
+    pub(crate) fn with<R>(&self, dev_addr: DevAddr, look: impl FnOnce(&[&Candidate]) -> R) -> R {
         let shard = self.shard(dev_addr).read();
-        look(shard.get(&dev_addr).map_or(&[], Bucket::as_slice))
+        let all = shard.iter_hash(hash(dev_addr)).map(Box::as_ref);
+        let mut found = all.filter(|candidate| candidate.dev_addr == dev_addr);
+        let Some(first) = found.next() else { return look(&[]) };
+        let Some(second) = found.next() else { return look(&[first]) };
+        let many: Vec<&Candidate> = [first, second].into_iter().chain(found).collect();
+        look(&many)
     }
 
     /// Adds a session, in place of the same session's older entry.
-    pub(crate) fn put(&self, dev_addr: DevAddr, candidate: Candidate) {
+    pub(crate) fn put(&self, candidate: Candidate) {
+        let dev_addr = candidate.dev_addr;
         let mut shard = self.shard(dev_addr).write();
-        let bucket = match shard.remove(&dev_addr) {
-            None => Bucket::One(candidate),
-            Some(Bucket::One(first)) if same(&first, &candidate) => Bucket::One(candidate),
-            Some(Bucket::One(first)) => Bucket::Many(vec![first, candidate]),
-            Some(Bucket::Many(mut candidates)) => {
-                candidates.retain(|c| !same(c, &candidate));
-                candidates.push(candidate);
-                Bucket::Many(candidates)
+        let (dev_eui, session_id) = (candidate.dev_eui, candidate.session_id);
+        match shard.find_mut(hash(dev_addr), |known| known.is(dev_addr, dev_eui, session_id)) {
+            Some(known) => **known = candidate,
+            None => {
+                shard.insert_unique(hash(dev_addr), Box::new(candidate), |known| hash(known.dev_addr));
             }
-        };
-        shard.insert(dev_addr, bucket);
+        }
     }
 
     /// Takes a session out; nothing happens when it is not there.
-    pub(crate) fn remove(&self, dev_addr: DevAddr, dev_eui: DevEui, session_id: SessionId) {
-        let mut shard = self.shard(dev_addr).write();
-        let left = match shard.remove(&dev_addr) {
-            None => None,
-            Some(Bucket::One(c)) if c.dev_eui == dev_eui && c.session_id == session_id => None,
-            Some(Bucket::One(c)) => Some(Bucket::One(c)),
-            Some(Bucket::Many(mut candidates)) => {
-                candidates.retain(|c| c.dev_eui != dev_eui || c.session_id != session_id);
-                match candidates.len() {
-                    0 => None,
-                    1 => candidates.pop().map(Bucket::One),
-                    _ => Some(Bucket::Many(candidates)),
-                }
-            }
-        };
-        if let Some(bucket) = left {
-            shard.insert(dev_addr, bucket);
+    pub(crate) fn remove(&self, session: &Session) {
+        let mut shard = self.shard(session.dev_addr).write();
+        let (dev_addr, dev_eui, id) = (session.dev_addr, session.dev_eui, session.id);
+        if let Ok(entry) = shard.find_entry(hash(dev_addr), |known| known.is(dev_addr, dev_eui, id)) {
+            entry.remove();
         }
     }
 
     /// Tells the receivers the session's last accepted counter.
-    pub(crate) fn move_counter(
-        &self,
-        dev_addr: DevAddr,
-        dev_eui: DevEui,
-        session_id: SessionId,
-        last: Option<FCntUp>,
-    ) {
-        self.with(dev_addr, |candidates| {
-            if let Some(c) = candidates.iter().find(|c| c.dev_eui == dev_eui && c.session_id == session_id) {
-                c.move_to(last);
-            }
-        });
+    pub(crate) fn move_counter(&self, session: &Session) {
+        let shard = self.shard(session.dev_addr).read();
+        let (dev_addr, dev_eui, id) = (session.dev_addr, session.dev_eui, session.id);
+        if let Some(candidate) = shard.find(hash(dev_addr), |known| known.is(dev_addr, dev_eui, id)) {
+            candidate.move_to(session.fcnt_up);
+        }
     }
 
-    fn shard(&self, dev_addr: DevAddr) -> &RwLock<HashMap<DevAddr, Bucket>> {
+    fn shard(&self, dev_addr: DevAddr) -> &RwLock<HashTable<Box<Candidate>>> {
         // The low bits are NwkAddr and spread well.
         &self.shards[dev_addr.value() as usize % LOCKS]
     }
 }
 
-fn same(a: &Candidate, b: &Candidate) -> bool {
-    a.dev_eui == b.dev_eui && a.session_id == b.session_id
+fn hash(dev_addr: DevAddr) -> u64 {
+    u64::from(dev_addr.value()).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[cfg(test)]
+mod tests {
+    use mac::ids::SessionId;
+    use mac::keys::{Key, NetworkKeys};
+    use mac::session::AbpParams;
+    use mac::units::Timestamp;
+
+    use super::*;
+
+    fn session(dev_eui: u64, session_id: u64, dev_addr: u32) -> Session {
+        let params = AbpParams {
+            id: SessionId::new(session_id),
+            dev_eui: DevEui::new(dev_eui),
+            dev_addr: DevAddr::new(dev_addr),
+            version: MacVersion::V1_0_3,
+            keys: NetworkKeys::from_nwk_s_key(&Key::new([1; 16])),
+            fcnt_up: None,
+            fcnt_down: 0,
+        };
+        Session::new_abp(&Profile::default(), params, Timestamp::from_us(0))
+    }
+
+    #[test]
+    fn many_sessions_share_a_dev_addr_and_each_is_put_once_and_removed_alone() {
+        let index = DevAddrIndex::default();
+        let shared: Vec<Session> = (1..=500).map(|n| session(n, n, 0x0100_0007)).collect();
+        for session in shared.iter().chain([&session(1, 900, 0x0100_0008)]) {
+            index.put(Candidate::new(session, &Profile::default(), false));
+            index.put(Candidate::new(session, &Profile::default(), false));
+        }
+        assert_eq!(index.with(DevAddr::new(0x0100_0007), |all| all.len()), 500);
+        index.remove(&shared[3]);
+        index.remove(&shared[3]);
+        let left = index.with(DevAddr::new(0x0100_0007), |all| {
+            all.iter().map(|candidate| candidate.dev_eui.value()).collect::<std::collections::BTreeSet<_>>()
+        });
+        assert_eq!(left.len(), 499);
+        assert!(!left.contains(&4));
+        assert_eq!(index.with(DevAddr::new(0x0100_0008), |all| all.len()), 1);
+        assert_eq!(index.with(DevAddr::new(0x0100_0009), |all| all.len()), 0);
+    }
+
+    #[test]
+    fn the_counter_hint_moves_with_its_session_only() {
+        let index = DevAddrIndex::default();
+        let (mut first, second) = (session(1, 1, 7), session(2, 2, 7));
+        index.put(Candidate::new(&first, &Profile::default(), false));
+        index.put(Candidate::new(&second, &Profile::default(), false));
+        first.fcnt_up = Some(FCntUp::new(u32::MAX));
+        index.move_counter(&first);
+        index.with(DevAddr::new(7), |all| {
+            for candidate in all {
+                let expected = (candidate.dev_eui == DevEui::new(1)).then_some(FCntUp::new(u32::MAX));
+                assert_eq!(candidate.last(), expected);
+            }
+        });
+    }
 }

@@ -174,7 +174,7 @@ impl Ingest {
         verdict
     }
 
-    fn try_all(&self, frame: &DataUp<'_>, copy: &GatewayUplink, candidates: &[Candidate]) -> Verdict {
+    fn try_all(&self, frame: &DataUp<'_>, copy: &GatewayUplink, candidates: &[&Candidate]) -> Verdict {
         match candidates {
             [] => return Verdict::refused(DropReason::UnknownDevAddr),
             [only] => {
@@ -184,7 +184,7 @@ impl Ingest {
             }
             many => {
                 let mut order: Vec<(u32, &Candidate)> =
-                    many.iter().map(|c| (forward_gap(frame.fcnt, c.last()), c)).collect();
+                    many.iter().map(|c| (forward_gap(frame.fcnt, c.last()), *c)).collect();
                 order.sort_unstable_by_key(|(gap, _)| *gap);
                 for (_, candidate) in order {
                     if let Some(verdict) = try_one(frame, copy, candidate) {
@@ -197,7 +197,7 @@ impl Ingest {
     }
 
     /// Finds a name for what is refused anyway: an old frame played back, or a stranger's.
-    fn try_replay(&self, frame: &DataUp<'_>, copy: &GatewayUplink, candidates: &[Candidate]) -> Verdict {
+    fn try_replay(&self, frame: &DataUp<'_>, copy: &GatewayUplink, candidates: &[&Candidate]) -> Verdict {
         for candidate in candidates {
             if !self.replays.take(copy.received.us()) {
                 break;

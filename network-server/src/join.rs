@@ -252,7 +252,7 @@ impl Joins {
             if device.pending.iter().any(|session| session.id == id) {
                 return Standing::Offered;
             }
-            match device.current.as_deref() {
+            match &device.current {
                 Some(session) if session.id == id => Standing::InUse,
                 // Personalised since: whether the joined session was ever used is not known any more.
                 Some(session) if session.activation == Activation::Abp => Standing::InUse,

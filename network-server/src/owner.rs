@@ -115,21 +115,19 @@ pub(crate) struct Device {
     pub(crate) disabled: bool,
     pub(crate) allow_fcnt_reset: bool,
     pub(crate) queue: Option<QueueHint>,
-    pub(crate) current: Option<Box<Session>>,
+    pub(crate) current: Option<Session>,
     /// Offered by a Join-Accept and not used yet, the oldest first.
     pub(crate) pending: Vec<Session>,
-    pub(crate) last_seen: Option<Timestamp>,
 }
 
 impl Device {
     pub(crate) fn session_mut(&mut self, id: mac::ids::SessionId) -> Option<&mut Session> {
-        let current = self.current.as_deref_mut();
-        current.into_iter().chain(&mut self.pending).find(|session| session.id == id)
+        self.current.iter_mut().chain(&mut self.pending).find(|session| session.id == id)
     }
 
     /// Every session, the live one first.
     pub(crate) fn sessions(&self) -> impl Iterator<Item = &Session> {
-        self.current.as_deref().into_iter().chain(&self.pending)
+        self.current.iter().chain(&self.pending)
     }
 }
 
@@ -152,7 +150,8 @@ pub(crate) struct Shared {
 /// See the file's head.
 pub(crate) struct Owner {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) devices: HashMap<DevEui, Device>,
+    /// Boxed: a table that grows leaves half of its places empty.
+    pub(crate) devices: HashMap<DevEui, Box<Device>>,
     uplinks: Dedup<VerifiedCopy>,
     joins: Dedup<JoinCopy>,
     join_rates: HashMap<DevEui, Bucket>,
@@ -297,7 +296,7 @@ impl Owner {
         match self.uplinks.handle(id, counter, copy.clone(), late_ms, now) {
             Handled::Opened => {
                 session.open_uplink(&profile, &uplink, copy.uplink.received_at);
-                shared.index.move_counter(session.dev_addr, session.dev_eui, session.id, session.fcnt_up);
+                shared.index.move_counter(session);
             }
             Handled::OpenedRepeat => {
                 session.count_repeat();
@@ -377,12 +376,11 @@ impl Owner {
         let mut deltas = vec![delta_of(session, (!closed.repeat).then_some(proof.fcnt()), &step)];
         let job = step.downlink.map(|plan| DownlinkJob::new(session, Arc::clone(&profile), plan, &closed));
         if session.version.is_1_1() && step.mac_changed {
-            shared.index.put(session.dev_addr, Candidate::new(session, &profile, allow_fcnt_reset));
+            shared.index.put(Candidate::new(session, &profile, allow_fcnt_reset));
         }
         if step.session_confirmed {
             retire_older(device, proof.session(), &shared, &mut deltas);
         }
-        device.last_seen = Some(at);
         shared.submit_uplink(events, deltas, job, now, !closed.repeat);
     }
 
@@ -484,9 +482,7 @@ impl Owner {
         let content = profile.load();
         for device in self.devices.values().filter(|device| Arc::ptr_eq(&device.profile, profile)) {
             for session in device.sessions().filter(|session| session.version.is_1_1()) {
-                self.shared
-                    .index
-                    .put(session.dev_addr, Candidate::new(session, &content, device.allow_fcnt_reset));
+                self.shared.index.put(Candidate::new(session, &content, device.allow_fcnt_reset));
             }
         }
     }
@@ -502,12 +498,12 @@ impl Owner {
         // The same accept given again names the same session.
         device.pending.retain(|known| known.id != session.id);
         shared.sizes.sessions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        shared.index.put(session.dev_addr, Candidate::new(&session, &profile, device.allow_fcnt_reset));
+        shared.index.put(Candidate::new(&session, &profile, device.allow_fcnt_reset));
         device.pending.push(session);
         let mut deltas = Vec::new();
         while device.pending.len() > PENDING_SESSIONS_MAX {
             let oldest = device.pending.remove(0);
-            shared.index.remove(oldest.dev_addr, oldest.dev_eui, oldest.id);
+            shared.index.remove(&oldest);
             shared.sizes.sessions.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
             deltas.push(removed(&oldest));
         }
@@ -613,10 +609,10 @@ fn retire_older(
 ) {
     let Some(position) = device.pending.iter().position(|session| session.id == confirmed) else { return };
     let mut older: Vec<Session> = device.pending.drain(..=position).collect();
-    let current = older.pop().map(Box::new);
-    older.extend(std::mem::replace(&mut device.current, current).map(|session| *session));
+    let current = older.pop();
+    older.extend(std::mem::replace(&mut device.current, current));
     for session in older {
-        shared.index.remove(session.dev_addr, session.dev_eui, session.id);
+        shared.index.remove(&session);
         shared.sizes.sessions.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         deltas.push(removed(&session));
     }

@@ -342,10 +342,9 @@ async fn load(
                 queue: None,
                 current: None,
                 pending: Vec::new(),
-                last_seen: None,
             };
             if let Some(owner) = owners.get_mut(owner_of(dev_eui, count)) {
-                owner.devices.insert(dev_eui, device);
+                owner.devices.insert(dev_eui, Box::new(device));
                 devices += 1;
             }
         })
@@ -360,16 +359,14 @@ async fn load(
             match session_of(shared, &row) {
                 Some(session) => {
                     let profile = device.profile.load();
-                    shared
-                        .index
-                        .put(session.dev_addr, Candidate::new(&session, &profile, device.allow_fcnt_reset));
+                    shared.index.put(Candidate::new(&session, &profile, device.allow_fcnt_reset));
                     sessions += 1;
                     // Of two live ones, which a crash between two commits could leave, the newer counts.
                     let newer = |known: &Session| known.mac.started_at_s < session.mac.started_at_s;
                     if session.mac.pending {
                         device.pending.push(session);
-                    } else if device.current.as_deref().is_none_or(newer) {
-                        device.current = Some(Box::new(session));
+                    } else if device.current.as_ref().is_none_or(newer) {
+                        device.current = Some(session);
                     }
                 }
                 None => {
@@ -379,7 +376,7 @@ async fn load(
         })
         .await?;
     for owner in owners {
-        owner.devices.values_mut().filter(|d| d.pending.len() > 1).for_each(sort_pending);
+        owner.devices.values_mut().filter(|d| d.pending.len() > 1).for_each(|device| sort_pending(device));
         owner.devices.shrink_to_fit();
     }
     shared.sizes.devices.store(devices, Ordering::Relaxed);
