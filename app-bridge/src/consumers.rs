@@ -56,8 +56,9 @@ impl Consumers {
                 ));
             }
         }
+        // A consumer begins by watching. One that was deleted must not come back at the position its stream had.
         if self.position(name).await?.is_none() {
-            self.refuse_too_many().await?;
+            return Err(unknown(name));
         }
         self.tables.acknowledge(name, position, at_us).await.map_err(BridgeError::from)?;
         Ok(())
@@ -86,7 +87,7 @@ impl Consumers {
     pub(crate) async fn delete(&self, name: &str) -> Result<(), Status> {
         validate::consumer("name", name)?;
         if !self.tables.delete_consumer(name).await.map_err(BridgeError::from)? {
-            return Err(Status::not_found(format!("there is no consumer {name}")));
+            return Err(unknown(name));
         }
         self.metrics.consumer_lag.remove(&label(name));
         Ok(())
@@ -135,6 +136,10 @@ impl Drop for StreamOfConsumer {
             }
         }
     }
+}
+
+fn unknown(name: &str) -> Status {
+    Status::not_found(format!("there is no consumer {name}; it begins with a Watch that names it"))
 }
 
 fn label(name: &str) -> Vec<(String, String)> {

@@ -121,7 +121,7 @@ impl Follower {
             }
             *stored = (last, Instant::now());
         }
-        self.queue.settle(plan, guards).await;
+        self.queue.settle(plan, guards);
         self.followed.send_replace(last);
         Ok(())
     }

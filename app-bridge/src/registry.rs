@@ -123,14 +123,15 @@ impl Registry {
             }
             parts.version
         };
-        let codec = match self.tables.codec(id).await? {
-            Some(row) => CodecChoice::Known(Arc::new(Codec::Script {
-                id: row.id,
-                revision: row.revision,
-                source: Arc::from(row.script),
-            })),
-            None => CodecChoice::Missing(Arc::from(id)),
+        // One that is not there is not remembered: whoever asks may make up names without end.
+        let Some(row) = self.tables.codec(id).await? else {
+            return Ok(CodecChoice::Missing(Arc::from(id)));
         };
+        let codec = CodecChoice::Known(Arc::new(Codec::Script {
+            id: row.id,
+            revision: row.revision,
+            source: Arc::from(row.script),
+        }));
         let mut parts = self.parts.lock();
         if parts.version == version {
             parts.codecs.insert(id.to_owned(), codec.clone());

@@ -65,21 +65,26 @@ pub(crate) fn router(inner: &Inner) -> Router {
         registry: Arc::clone(&inner.registry),
         codecs: inner.codecs.clone(),
     };
-    let device = DeviceApi::new(
-        Arc::clone(&inner.provisioner),
-        Arc::clone(&inner.registry),
-        Arc::clone(&inner.keys),
-        Arc::clone(&inner.queue),
-    );
+    let device = DeviceApi {
+        provisioner: Arc::clone(&inner.provisioner),
+        registry: Arc::clone(&inner.registry),
+        keys: Arc::clone(&inner.keys),
+        queue: Arc::clone(&inner.queue),
+        tasks: inner.tasks.clone(),
+    };
     let downlink = DownlinkApi {
         tables: tables.clone(),
         registry: Arc::clone(&inner.registry),
         codecs: inner.codecs.clone(),
         queue: Arc::clone(&inner.queue),
+        tasks: inner.tasks.clone(),
     };
     let gateway = GatewayApi { network: Arc::clone(&inner.network), tables: tables.clone() };
-    let profile =
-        ProfileApi { provisioner: Arc::clone(&inner.provisioner), registry: Arc::clone(&inner.registry) };
+    let profile = ProfileApi {
+        provisioner: Arc::clone(&inner.provisioner),
+        registry: Arc::clone(&inner.registry),
+        tasks: inner.tasks.clone(),
+    };
     let system = SystemApi {
         network: Arc::clone(&inner.network),
         tables: tables.clone(),

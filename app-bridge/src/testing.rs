@@ -21,6 +21,10 @@ pub(crate) struct FakeNetwork {
     pub(crate) told: Mutex<Told>,
     /// While set, every call ends in `Unavailable`.
     pub(crate) down: AtomicBool,
+    /// While set, hints are never answered.
+    pub(crate) deaf_to_hints: AtomicBool,
+    /// Profiles that are refused for what they say.
+    pub(crate) refused_profiles: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Default)]
@@ -34,6 +38,8 @@ struct FakeLog {
 #[derive(Default)]
 pub(crate) struct Told {
     pub(crate) profiles: BTreeMap<String, v1::Profile>,
+    /// How often a profile was told.
+    pub(crate) profile_puts: u32,
     pub(crate) devices: BTreeMap<u64, pb::PutDeviceRequest>,
     pub(crate) activations: Vec<pb::ActivateRequest>,
     pub(crate) gateways: BTreeMap<u64, v1::Gateway>,
@@ -47,6 +53,8 @@ impl FakeNetwork {
             head: watch::Sender::new(0),
             told: Mutex::default(),
             down: AtomicBool::new(false),
+            deaf_to_hints: AtomicBool::new(false),
+            refused_profiles: Mutex::default(),
         })
     }
 
@@ -110,7 +118,12 @@ impl FakeNetwork {
 impl NetworkPort for FakeNetwork {
     async fn put_profile(&self, profile: v1::Profile) -> Result<(), PortError> {
         self.up()?;
-        self.told.lock().profiles.insert(profile.id.clone(), profile);
+        if self.refused_profiles.lock().contains(&profile.id) {
+            return Err(PortError::InvalidArgument("a profile nobody can follow".to_owned()));
+        }
+        let mut told = self.told.lock();
+        told.profile_puts += 1;
+        told.profiles.insert(profile.id.clone(), profile);
         Ok(())
     }
     async fn delete_profile(&self, id: &str) -> Result<(), PortError> {
@@ -120,7 +133,11 @@ impl NetworkPort for FakeNetwork {
     }
     async fn put_device(&self, device: pb::PutDeviceRequest) -> Result<(), PortError> {
         self.up()?;
-        self.told.lock().devices.insert(device.dev_eui, device);
+        let mut told = self.told.lock();
+        if !told.profiles.contains_key(&device.profile_id) {
+            return Err(PortError::FailedPrecondition(format!("there is no profile {}", device.profile_id)));
+        }
+        told.devices.insert(device.dev_eui, device);
         Ok(())
     }
     async fn delete_device(&self, dev_eui: u64) -> Result<(), PortError> {
@@ -172,6 +189,9 @@ impl NetworkPort for FakeNetwork {
     }
     async fn set_queue_hints(&self, hints: Vec<pb::QueueHint>) -> Result<(), PortError> {
         self.up()?;
+        if self.deaf_to_hints.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         let mut told = self.told.lock();
         for hint in hints {
             told.hints.insert(hint.dev_eui, hint);
@@ -208,6 +228,8 @@ pub(crate) struct FakeJoin {
     pub(crate) devices: Mutex<BTreeMap<u64, pb::PutJoinDeviceRequest>>,
     /// Devices whose creation fails.
     pub(crate) refused: Mutex<BTreeSet<u64>>,
+    /// Whoever holds it keeps devices from being put.
+    pub(crate) gate: tokio::sync::Mutex<()>,
 }
 
 #[async_trait]
@@ -219,6 +241,7 @@ impl JoinPort for FakeJoin {
         if self.refused.lock().contains(&request.dev_eui) {
             return Err(PortError::Unavailable("the join server is away".to_owned()));
         }
+        let _open = self.gate.lock().await;
         self.devices.lock().insert(request.dev_eui, request);
         Ok(())
     }

@@ -1,21 +1,20 @@
 //! Devices and their keys.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use mac::keys::{AppKey, AppSKey, FNwkSIntKey, NwkKey, NwkSEncKey, SNwkSIntKey};
 use mac::version::MacVersion;
-use parking_lot::Mutex;
 use proto::internal as pb;
 use proto::v1;
 use proto::v1::device_service_server::DeviceService;
 use store::{BridgeDeviceRow, Written};
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::codec::require_codec;
 use super::provision::{Provisioner, RootKeys};
-use super::{Audit, cut_page, exists, unknown};
+use super::{Audit, cut_page, exists, to_its_end, unknown};
 use crate::clock::now_us;
 use crate::error::BridgeError;
 use crate::event::hex;
@@ -26,13 +25,13 @@ use crate::validate::{self, invalid};
 
 const DEVICE: &str = "device";
 
+#[derive(Clone)]
 pub(crate) struct DeviceApi {
-    provisioner: Arc<Provisioner>,
-    registry: Arc<Registry>,
-    keys: Arc<Keys>,
-    queue: Arc<Queue>,
-    /// Devices whose creation is under way: a second creation must not meet the first one's undoing.
-    creating: Mutex<BTreeSet<u64>>,
+    pub(crate) provisioner: Arc<Provisioner>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) tasks: TaskTracker,
 }
 
 #[async_trait]
@@ -41,41 +40,17 @@ impl DeviceService for DeviceApi {
         &self,
         request: Request<v1::CreateDeviceRequest>,
     ) -> Result<Response<v1::CreateDeviceResponse>, Status> {
-        let audit = Audit::of(&request);
-        let v1::CreateDeviceRequest { device, keys } = request.into_inner();
-        let row = self.checked(validate::required("device", device)?).await?;
-        let profile = self.profile(&row).await?;
-        let keys = match keys {
-            Some(_) if row.join_eui == 0 => {
-                return Err(invalid(
-                    "device.join_eui",
-                    "is empty; a device with root keys joins, and names its JoinEUI",
-                ));
-            }
-            Some(keys) => Some(root_keys(&keys, &profile)?),
-            None => None,
-        };
-        let _creation = self.begin_creation(row.dev_eui)?;
-        self.insert(&row).await?;
-        if let Err(error) = self.provisioner.provision(&row, profile, keys.as_ref()).await {
-            self.undo_creation(&row).await;
-            return Err(error.into());
-        }
-        self.registry.device_changed(row.dev_eui);
-        let dev_eui = hex(row.dev_eui, 16);
-        audit.write(&self.provisioner.tables, "device.create", &dev_eui, &row.application_id).await?;
-        if let Some(weakness) = keys.as_ref().and_then(|keys| weakness(keys, &row)) {
-            tracing::warn!(dev_eui = %dev_eui, weakness, "a device has a root key that is easily guessed");
-            audit.write(&self.provisioner.tables, "keys.weak", &dev_eui, weakness).await?;
-        }
-        Ok(Response::new(v1::CreateDeviceResponse { device: Some(message(row)) }))
+        let (api, audit) = (self.clone(), Audit::of(&request));
+        to_its_end(&self.tasks, async move { api.create(request.into_inner(), &audit).await })
+            .await
+            .map(Response::new)
     }
 
     async fn get_device(
         &self,
         request: Request<v1::GetDeviceRequest>,
     ) -> Result<Response<v1::GetDeviceResponse>, Status> {
-        let row = self.row("dev_eui", &request.into_inner().dev_eui).await?;
+        let row = self.row(validate::dev_eui("dev_eui", &request.into_inner().dev_eui)?).await?;
         let state = self.provisioner.network.device_state(row.dev_eui).await?;
         let pending =
             self.provisioner.tables.pending_downlinks_of(row.dev_eui).await.map_err(BridgeError::from)?;
@@ -112,9 +87,110 @@ impl DeviceService for DeviceApi {
         &self,
         request: Request<v1::UpdateDeviceRequest>,
     ) -> Result<Response<v1::UpdateDeviceResponse>, Status> {
-        let audit = Audit::of(&request);
-        let mut row = self.checked(validate::required("device", request.into_inner().device)?).await?;
-        let before = self.row("device.dev_eui", &hex(row.dev_eui, 16)).await?;
+        let (api, audit) = (self.clone(), Audit::of(&request));
+        to_its_end(&self.tasks, async move { api.update(request.into_inner(), &audit).await })
+            .await
+            .map(Response::new)
+    }
+
+    async fn delete_device(
+        &self,
+        request: Request<v1::DeleteDeviceRequest>,
+    ) -> Result<Response<v1::DeleteDeviceResponse>, Status> {
+        let (api, audit) = (self.clone(), Audit::of(&request));
+        to_its_end(&self.tasks, async move { api.delete(request.into_inner(), &audit).await })
+            .await
+            .map(Response::new)
+    }
+
+    async fn activate_device(
+        &self,
+        request: Request<v1::ActivateDeviceRequest>,
+    ) -> Result<Response<v1::ActivateDeviceResponse>, Status> {
+        let (api, audit) = (self.clone(), Audit::of(&request));
+        to_its_end(&self.tasks, async move { api.activate(request.into_inner(), &audit).await })
+            .await
+            .map(Response::new)
+    }
+
+    async fn set_keys(
+        &self,
+        request: Request<v1::SetKeysRequest>,
+    ) -> Result<Response<v1::SetKeysResponse>, Status> {
+        let (api, audit) = (self.clone(), Audit::of(&request));
+        to_its_end(&self.tasks, async move { api.set_root_keys(request.into_inner(), &audit).await })
+            .await
+            .map(Response::new)
+    }
+
+    async fn get_keys_status(
+        &self,
+        request: Request<v1::GetKeysStatusRequest>,
+    ) -> Result<Response<v1::GetKeysStatusResponse>, Status> {
+        let row = self.row(validate::dev_eui("dev_eui", &request.into_inner().dev_eui)?).await?;
+        let status = self.provisioner.join.join_keys_status(row.dev_eui).await?;
+        // A device the join server does not know has no keys.
+        Ok(Response::new(status.unwrap_or_default()))
+    }
+
+    async fn delete_keys(
+        &self,
+        request: Request<v1::DeleteKeysRequest>,
+    ) -> Result<Response<v1::DeleteKeysResponse>, Status> {
+        let (api, audit) = (self.clone(), Audit::of(&request));
+        to_its_end(&self.tasks, async move { api.delete_root_keys(request.into_inner(), &audit).await })
+            .await
+            .map(Response::new)
+    }
+}
+
+impl DeviceApi {
+    async fn create(
+        &self,
+        request: v1::CreateDeviceRequest,
+        audit: &Audit,
+    ) -> Result<v1::CreateDeviceResponse, Status> {
+        let v1::CreateDeviceRequest { device, keys } = request;
+        let row = self.checked(validate::required("device", device)?).await?;
+        let _turn = self.provisioner.turn(row.dev_eui).await;
+        let profile = self.profile(&row).await?;
+        let keys = match keys {
+            Some(_) if row.join_eui == 0 => {
+                return Err(invalid(
+                    "device.join_eui",
+                    "is empty; a device with root keys joins, and names its JoinEUI",
+                ));
+            }
+            Some(keys) => Some(root_keys(&keys, &profile)?),
+            None => None,
+        };
+        let inserted = self.insert(&row).await?;
+        if let Err(error) = self.provisioner.provision(&row, profile.mac_version, keys.as_ref()).await {
+            match inserted {
+                Inserted::Anew => self.undo_creation(&row).await,
+                // It may have sessions and keys that are in use.
+                Inserted::TakenOver => self.provisioner.finish_soon(),
+            }
+            return Err(error.into());
+        }
+        self.registry.device_changed(row.dev_eui);
+        let dev_eui = hex(row.dev_eui, 16);
+        audit.write(&self.provisioner.tables, "device.create", &dev_eui, &row.application_id).await?;
+        if let Some(weakness) = keys.as_ref().and_then(|keys| weakness(keys, &row)) {
+            tracing::warn!(dev_eui = %dev_eui, weakness, "a device has a root key that is easily guessed");
+            audit.write(&self.provisioner.tables, "keys.weak", &dev_eui, weakness).await?;
+        }
+        Ok(v1::CreateDeviceResponse { device: Some(message(row)) })
+    }
+
+    async fn update(
+        &self,
+        request: v1::UpdateDeviceRequest,
+        audit: &Audit,
+    ) -> Result<v1::UpdateDeviceResponse, Status> {
+        let mut row = self.checked(validate::required("device", request.device)?).await?;
+        let _turn = self.provisioner.turn(row.dev_eui).await;
+        let before = self.row(row.dev_eui).await?;
         if before.join_eui != 0 && row.join_eui == 0 {
             return Err(invalid(
                 "device.join_eui",
@@ -129,7 +205,7 @@ impl DeviceService for DeviceApi {
         }
         self.registry.device_changed(row.dev_eui);
         let dev_eui = hex(row.dev_eui, 16);
-        if let Err(error) = self.provisioner.provision(&row, profile, None).await {
+        if let Err(error) = self.provisioner.provision(&row, profile.mac_version, None).await {
             tracing::warn!(error = &error as &dyn std::error::Error, dev_eui = %dev_eui, "the other roles are told of the device as soon as they answer");
             self.provisioner.finish_soon();
         }
@@ -138,16 +214,17 @@ impl DeviceService for DeviceApi {
             let detail = if row.allow_fcnt_reset { "allowed" } else { "refused" };
             audit.write(&self.provisioner.tables, "device.fcnt_reset", &dev_eui, detail).await?;
         }
-        Ok(Response::new(v1::UpdateDeviceResponse { device: Some(message(row)) }))
+        Ok(v1::UpdateDeviceResponse { device: Some(message(row)) })
     }
 
-    async fn delete_device(
+    async fn delete(
         &self,
-        request: Request<v1::DeleteDeviceRequest>,
-    ) -> Result<Response<v1::DeleteDeviceResponse>, Status> {
-        let audit = Audit::of(&request);
-        let row = self.row("dev_eui", &request.into_inner().dev_eui).await?;
-        let dev_eui = row.dev_eui;
+        request: v1::DeleteDeviceRequest,
+        audit: &Audit,
+    ) -> Result<v1::DeleteDeviceResponse, Status> {
+        let dev_eui = validate::dev_eui("dev_eui", &request.dev_eui)?;
+        let _turn = self.provisioner.turn(dev_eui).await;
+        let row = self.row(dev_eui).await?;
         // The row goes last, so that a deletion that was interrupted can be asked for again.
         self.provisioner.network.delete_device(dev_eui).await?;
         self.provisioner.join.delete_join_device(dev_eui).await?;
@@ -157,16 +234,17 @@ impl DeviceService for DeviceApi {
         self.queue.drop_device(dev_eui, now_us()).await?;
         self.registry.device_changed(dev_eui);
         audit.write(&self.provisioner.tables, "device.delete", &hex(dev_eui, 16), &row.application_id).await?;
-        Ok(Response::new(v1::DeleteDeviceResponse {}))
+        Ok(v1::DeleteDeviceResponse {})
     }
 
-    async fn activate_device(
+    async fn activate(
         &self,
-        request: Request<v1::ActivateDeviceRequest>,
-    ) -> Result<Response<v1::ActivateDeviceResponse>, Status> {
-        let audit = Audit::of(&request);
-        let request = request.into_inner();
-        let row = self.row("dev_eui", &request.dev_eui).await?;
+        request: v1::ActivateDeviceRequest,
+        audit: &Audit,
+    ) -> Result<v1::ActivateDeviceResponse, Status> {
+        let dev_eui = validate::dev_eui("dev_eui", &request.dev_eui)?;
+        let _turn = self.provisioner.turn(dev_eui).await;
+        let row = self.row(dev_eui).await?;
         let dev_addr = validate::dev_addr("dev_addr", &request.dev_addr)?;
         let version = mac_version(&self.profile(&row).await?);
         let app_s_key: AppSKey = validate::key("app_s_key", &request.app_s_key)?;
@@ -194,19 +272,21 @@ impl DeviceService for DeviceApi {
             request.fcnt_down
         );
         audit.write(&self.provisioner.tables, "device.activate", &hex(row.dev_eui, 16), &detail).await?;
-        Ok(Response::new(v1::ActivateDeviceResponse { session_id }))
+        Ok(v1::ActivateDeviceResponse { session_id })
     }
 
-    async fn set_keys(
+    async fn set_root_keys(
         &self,
-        request: Request<v1::SetKeysRequest>,
-    ) -> Result<Response<v1::SetKeysResponse>, Status> {
-        let audit = Audit::of(&request);
-        let v1::SetKeysRequest { dev_eui, keys } = request.into_inner();
-        let row = self.row("dev_eui", &dev_eui).await?;
+        request: v1::SetKeysRequest,
+        audit: &Audit,
+    ) -> Result<v1::SetKeysResponse, Status> {
+        let v1::SetKeysRequest { dev_eui, keys } = request;
+        let dev_eui = validate::dev_eui("dev_eui", &dev_eui)?;
+        let _turn = self.provisioner.turn(dev_eui).await;
+        let row = self.row(dev_eui).await?;
         if row.join_eui == 0 {
             return Err(Status::failed_precondition(format!(
-                "device {dev_eui} has no JoinEUI, so it does not join; give it one first"
+                "device {dev_eui:016x} has no JoinEUI, so it does not join; give it one first"
             )));
         }
         let profile = self.profile(&row).await?;
@@ -216,58 +296,20 @@ impl DeviceService for DeviceApi {
         if let Some(weakness) = weakness(&keys, &row) {
             audit.write(&self.provisioner.tables, "keys.weak", &hex(row.dev_eui, 16), weakness).await?;
         }
-        Ok(Response::new(v1::SetKeysResponse {}))
+        Ok(v1::SetKeysResponse {})
     }
 
-    async fn get_keys_status(
+    async fn delete_root_keys(
         &self,
-        request: Request<v1::GetKeysStatusRequest>,
-    ) -> Result<Response<v1::GetKeysStatusResponse>, Status> {
-        let row = self.row("dev_eui", &request.into_inner().dev_eui).await?;
-        let status = self.provisioner.join.join_keys_status(row.dev_eui).await?;
-        // A device the join server does not know has no keys.
-        Ok(Response::new(status.unwrap_or_default()))
-    }
-
-    async fn delete_keys(
-        &self,
-        request: Request<v1::DeleteKeysRequest>,
-    ) -> Result<Response<v1::DeleteKeysResponse>, Status> {
-        let audit = Audit::of(&request);
-        let row = self.row("dev_eui", &request.into_inner().dev_eui).await?;
+        request: v1::DeleteKeysRequest,
+        audit: &Audit,
+    ) -> Result<v1::DeleteKeysResponse, Status> {
+        let dev_eui = validate::dev_eui("dev_eui", &request.dev_eui)?;
+        let _turn = self.provisioner.turn(dev_eui).await;
+        let row = self.row(dev_eui).await?;
         self.provisioner.join.delete_join_device(row.dev_eui).await?;
         audit.write(&self.provisioner.tables, "keys.delete", &hex(row.dev_eui, 16), "").await?;
-        Ok(Response::new(v1::DeleteKeysResponse {}))
-    }
-}
-
-/// A creation under way.
-struct Creation<'a> {
-    creating: &'a Mutex<BTreeSet<u64>>,
-    dev_eui: u64,
-}
-
-impl Drop for Creation<'_> {
-    fn drop(&mut self) {
-        self.creating.lock().remove(&self.dev_eui);
-    }
-}
-
-impl DeviceApi {
-    pub(crate) fn new(
-        provisioner: Arc<Provisioner>,
-        registry: Arc<Registry>,
-        keys: Arc<Keys>,
-        queue: Arc<Queue>,
-    ) -> Self {
-        Self { provisioner, registry, keys, queue, creating: Mutex::default() }
-    }
-
-    fn begin_creation(&self, dev_eui: u64) -> Result<Creation<'_>, Status> {
-        if !self.creating.lock().insert(dev_eui) {
-            return Err(exists(DEVICE, &hex(dev_eui, 16)));
-        }
-        Ok(Creation { creating: &self.creating, dev_eui })
+        Ok(v1::DeleteKeysResponse {})
     }
 
     /// Checks a device's fields, and that the codec it names is there.
@@ -297,21 +339,20 @@ impl DeviceApi {
         })
     }
 
-    /// Adds the row. One whose creation was interrupted before all roles knew of it is taken over.
-    async fn insert(&self, row: &BridgeDeviceRow) -> Result<(), Status> {
+    /// Adds the row. One that not all roles know of, because its creation or a change was interrupted, is taken over.
+    async fn insert(&self, row: &BridgeDeviceRow) -> Result<Inserted, Status> {
         let tables = &self.provisioner.tables;
-        let written = match tables.insert_device(row.clone()).await.map_err(BridgeError::from)? {
-            Written::Exists(id) => {
-                let known = tables.device(row.dev_eui).await.map_err(BridgeError::from)?;
-                if known.is_none_or(|known| known.provisioned) {
-                    return Err(exists(DEVICE, &id));
-                }
-                tables.update_device(row.clone()).await.map_err(BridgeError::from)?
-            }
-            written @ (Written::Done | Written::Missing(_)) => written,
+        let id = match tables.insert_device(row.clone()).await.map_err(BridgeError::from)? {
+            Written::Done => return Ok(Inserted::Anew),
+            Written::Missing(what) => return Err(does_not_exist(&what)),
+            Written::Exists(id) => id,
         };
-        match written {
-            Written::Done => Ok(()),
+        let known = tables.device(row.dev_eui).await.map_err(BridgeError::from)?;
+        if known.is_none_or(|known| known.provisioned) {
+            return Err(exists(DEVICE, &id));
+        }
+        match tables.update_device(row.clone()).await.map_err(BridgeError::from)? {
+            Written::Done => Ok(Inserted::TakenOver),
             Written::Exists(what) | Written::Missing(what) => Err(does_not_exist(&what)),
         }
     }
@@ -334,6 +375,13 @@ impl DeviceApi {
         if let Err(error) = network.and(join) {
             tracing::warn!(%error, dev_eui = format_args!("{dev_eui:016x}"), "another role may still know of a device that was not created");
         }
+        if let Err(error) = self.queue.drop_device(dev_eui, now_us()).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                dev_eui = format_args!("{dev_eui:016x}"),
+                "downlinks for a device that was not created stay in the queue"
+            );
+        }
     }
 
     async fn profile(&self, row: &BridgeDeviceRow) -> Result<v1::Profile, Status> {
@@ -341,11 +389,17 @@ impl DeviceApi {
         profile.ok_or_else(|| does_not_exist(&format!("profile {}", row.profile_id)))
     }
 
-    async fn row(&self, field: &str, text: &str) -> Result<BridgeDeviceRow, Status> {
-        let dev_eui = validate::dev_eui(field, text)?;
+    async fn row(&self, dev_eui: u64) -> Result<BridgeDeviceRow, Status> {
         let row = self.provisioner.tables.device(dev_eui).await.map_err(BridgeError::from)?;
         row.ok_or_else(|| unknown(DEVICE, &hex(dev_eui, 16)))
     }
+}
+
+/// How the row of a device to create came about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Inserted {
+    Anew,
+    TakenOver,
 }
 
 fn does_not_exist(what: &str) -> Status {

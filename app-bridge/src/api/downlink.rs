@@ -7,10 +7,11 @@ use proto::v1;
 use proto::v1::downlink_service_server::DownlinkService;
 use proto::v1::enqueue_downlink_request::Content;
 use store::{BridgeTables, DownlinkRow};
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::profile::downlink_len_max;
-use super::{cut_page, unknown};
+use super::{cut_page, to_its_end, unknown};
 use crate::clock::now_us;
 use crate::codec::CodecPool;
 use crate::error::BridgeError;
@@ -30,6 +31,7 @@ pub(crate) struct DownlinkApi {
     pub(crate) registry: Arc<Registry>,
     pub(crate) codecs: CodecPool,
     pub(crate) queue: Arc<Queue>,
+    pub(crate) tasks: TaskTracker,
 }
 
 #[async_trait]
@@ -70,7 +72,8 @@ impl DownlinkService for DownlinkApi {
             updated_at_us: now,
             ..DownlinkRow::default()
         };
-        let (row, duplicate) = self.queue.enqueue(row).await?;
+        let queue = Arc::clone(&self.queue);
+        let (row, duplicate) = to_its_end(&self.tasks, async move { queue.enqueue(row).await }).await?;
         Ok(Response::new(v1::EnqueueDownlinkResponse { downlink: Some(message(row)), duplicate }))
     }
 
@@ -101,7 +104,8 @@ impl DownlinkService for DownlinkApi {
                 format!("has {} characters; it is the id an enqueue returned", id.chars().count()),
             ));
         }
-        let row = self.queue.cancel(&id, now_us()).await?;
+        let queue = Arc::clone(&self.queue);
+        let row = to_its_end(&self.tasks, async move { queue.cancel(&id, now_us()).await }).await?;
         Ok(Response::new(v1::CancelDownlinkResponse { downlink: Some(message(row)) }))
     }
 }

@@ -11,9 +11,11 @@ pub(crate) mod provision;
 pub(crate) mod system;
 pub(crate) mod watch_codec;
 
+use std::future::Future;
 use std::sync::Arc;
 
 use store::{AuditRow, BridgeTables};
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Status};
 
 use crate::auth::Actor;
@@ -57,6 +59,18 @@ impl Audit {
         tables.append_audit(row).await.map_err(BridgeError::from)?;
         Ok(())
     }
+}
+
+/// Does something to its end, even when the caller goes away meanwhile: its call would be dropped at the next await, with
+/// one role told and the next one not.
+async fn to_its_end<T: Send + 'static>(
+    tasks: &TaskTracker,
+    work: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<T, Status> {
+    tasks
+        .spawn(work)
+        .await
+        .unwrap_or_else(|_| Err(Status::internal("the call ended with a fault of the server")))
 }
 
 /// The answer to a creation of what is there already.

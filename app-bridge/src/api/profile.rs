@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use mac::region::{DataRate, Region, RegionId, region};
+use mac::region::{DataRate, RegionId, region};
+use mac::session::ProfileError;
 use mac::units::Hz;
 use mac::version::RegionalRevision;
 use proto::v1;
 use proto::v1::profile_service_server::ProfileService;
 use store::{Removal, Written};
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::codec::require_codec;
 use super::provision::Provisioner;
-use super::{Audit, cut_page, exists, in_use, unknown};
+use super::{Audit, cut_page, exists, in_use, to_its_end, unknown};
 use crate::error::BridgeError;
 use crate::registry::Registry;
 use crate::validate::{self, invalid};
@@ -21,9 +23,11 @@ use crate::validate::{self, invalid};
 const PROFILE: &str = "profile";
 const DEFAULT_RX_DELAY_S: u32 = 5;
 
+#[derive(Clone)]
 pub(crate) struct ProfileApi {
     pub(crate) provisioner: Arc<Provisioner>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) tasks: TaskTracker,
 }
 
 #[async_trait]
@@ -32,21 +36,10 @@ impl ProfileService for ProfileApi {
         &self,
         request: Request<v1::CreateProfileRequest>,
     ) -> Result<Response<v1::CreateProfileResponse>, Status> {
-        let audit = Audit::of(&request);
-        let profile = checked(validate::required("profile", request.into_inner().profile)?)?;
-        require_codec(&self.registry, "profile.codec_id", &profile.codec_id).await?;
-        let tables = &self.provisioner.tables;
-        match tables.insert_profile(&profile).await.map_err(BridgeError::from)? {
-            Written::Done => {}
-            Written::Exists(id) | Written::Missing(id) => return Err(exists(PROFILE, &id)),
-        }
-        if let Err(error) = self.provisioner.network.put_profile(profile.clone()).await {
-            tables.delete_profile(&profile.id).await.map_err(BridgeError::from)?;
-            return Err(error.into());
-        }
-        self.registry.parts_changed();
-        audit.write(tables, "profile.create", &profile.id, &profile.name).await?;
-        Ok(Response::new(v1::CreateProfileResponse { profile: Some(profile) }))
+        let (api, audit) = (self.clone(), Audit::of(&request));
+        to_its_end(&self.tasks, async move { api.create(request.into_inner(), &audit).await })
+            .await
+            .map(Response::new)
     }
 
     async fn get_profile(
@@ -79,30 +72,74 @@ impl ProfileService for ProfileApi {
         &self,
         request: Request<v1::UpdateProfileRequest>,
     ) -> Result<Response<v1::UpdateProfileResponse>, Status> {
-        let audit = Audit::of(&request);
-        let profile = checked(validate::required("profile", request.into_inner().profile)?)?;
-        require_codec(&self.registry, "profile.codec_id", &profile.codec_id).await?;
-        let tables = &self.provisioner.tables;
-        if !tables.update_profile(&profile).await.map_err(BridgeError::from)? {
-            return Err(unknown(PROFILE, &profile.id));
-        }
-        self.registry.parts_changed();
-        if let Err(error) = self.provisioner.network.put_profile(profile.clone()).await {
-            tracing::warn!(%error, profile = %profile.id, "the network server is told of the profile as soon as it answers");
-            self.provisioner.finish_soon();
-        }
-        audit.write(tables, "profile.update", &profile.id, &profile.name).await?;
-        Ok(Response::new(v1::UpdateProfileResponse { profile: Some(profile) }))
+        let (api, audit) = (self.clone(), Audit::of(&request));
+        to_its_end(&self.tasks, async move { api.update(request.into_inner(), &audit).await })
+            .await
+            .map(Response::new)
     }
 
     async fn delete_profile(
         &self,
         request: Request<v1::DeleteProfileRequest>,
     ) -> Result<Response<v1::DeleteProfileResponse>, Status> {
-        let audit = Audit::of(&request);
-        let id = request.into_inner().id;
+        let (api, audit) = (self.clone(), Audit::of(&request));
+        to_its_end(&self.tasks, async move { api.delete(request.into_inner(), &audit).await })
+            .await
+            .map(Response::new)
+    }
+}
+
+impl ProfileApi {
+    async fn create(
+        &self,
+        request: v1::CreateProfileRequest,
+        audit: &Audit,
+    ) -> Result<v1::CreateProfileResponse, Status> {
+        let profile = checked(validate::required("profile", request.profile)?)?;
+        require_codec(&self.registry, "profile.codec_id", &profile.codec_id).await?;
+        let tables = &self.provisioner.tables;
+        match tables.insert_profile(&profile).await.map_err(BridgeError::from)? {
+            Written::Done => {}
+            Written::Exists(id) | Written::Missing(id) => return Err(exists(PROFILE, &id)),
+        }
+        if let Err(error) = self.provisioner.tell_profile(&profile.id).await {
+            tables.delete_profile(&profile.id).await.map_err(BridgeError::from)?;
+            return Err(error.into());
+        }
+        self.registry.parts_changed();
+        audit.write(tables, "profile.create", &profile.id, &profile.name).await?;
+        Ok(v1::CreateProfileResponse { profile: Some(profile) })
+    }
+
+    async fn update(
+        &self,
+        request: v1::UpdateProfileRequest,
+        audit: &Audit,
+    ) -> Result<v1::UpdateProfileResponse, Status> {
+        let profile = checked(validate::required("profile", request.profile)?)?;
+        require_codec(&self.registry, "profile.codec_id", &profile.codec_id).await?;
+        let tables = &self.provisioner.tables;
+        if !tables.update_profile(&profile).await.map_err(BridgeError::from)? {
+            return Err(unknown(PROFILE, &profile.id));
+        }
+        self.registry.parts_changed();
+        if let Err(error) = self.provisioner.tell_profile(&profile.id).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, profile = %profile.id, "the network server is told of the profile as soon as it answers");
+            self.provisioner.finish_soon();
+        }
+        audit.write(tables, "profile.update", &profile.id, &profile.name).await?;
+        Ok(v1::UpdateProfileResponse { profile: Some(profile) })
+    }
+
+    async fn delete(
+        &self,
+        request: v1::DeleteProfileRequest,
+        audit: &Audit,
+    ) -> Result<v1::DeleteProfileResponse, Status> {
+        let id = request.id;
         validate::slug("id", &id)?;
         let tables = &self.provisioner.tables;
+        let _turn = self.provisioner.profiles_turn().await;
         match tables.delete_profile(&id).await.map_err(BridgeError::from)? {
             Removal::InUse(devices) => return Err(in_use(PROFILE, &id, devices)),
             Removal::NotFound => return Err(unknown(PROFILE, &id)),
@@ -111,7 +148,7 @@ impl ProfileService for ProfileApi {
         self.registry.parts_changed();
         self.provisioner.network.delete_profile(&id).await?;
         audit.write(tables, "profile.delete", &id, "").await?;
-        Ok(Response::new(v1::DeleteProfileResponse {}))
+        Ok(v1::DeleteProfileResponse {})
     }
 }
 
@@ -143,7 +180,6 @@ fn checked(mut profile: v1::Profile) -> Result<v1::Profile, Status> {
             "is missing or not known here; regions are EU868, US915, AU915, AS923-1 and IN865",
         )
     })?;
-    let region = region(region_id);
     if profile.mac_version == v1::MacVersion::Unspecified as i32 {
         profile.mac_version = v1::MacVersion::MacVersion103 as i32;
     }
@@ -162,65 +198,52 @@ fn checked(mut profile: v1::Profile) -> Result<v1::Profile, Status> {
     if profile.rx_delay_s == 0 {
         profile.rx_delay_s = DEFAULT_RX_DELAY_S;
     }
-    at_most("profile.rx_delay_s", profile.rx_delay_s, 15)?;
-    at_most("profile.rx1_dr_offset", profile.rx1_dr_offset, u32::from(region.rx1_dr_offset_max(revision)))?;
-    check_rx2(&profile, region, revision)?;
-    check_channels(&profile, region)?;
-    if let Some(eirp) = profile.max_eirp_dbm {
-        at_most("profile.max_eirp_dbm", eirp, 36)?;
-    }
-    Ok(profile)
-}
-
-fn check_rx2(profile: &v1::Profile, region: &Region, revision: RegionalRevision) -> Result<(), Status> {
-    if let Some(data_rate) = profile.rx2_data_rate {
-        let known =
-            u8::try_from(data_rate).ok().and_then(|dr| region.modulation_down(DataRate::new(dr), revision));
-        if known.is_none() {
-            let problem = format!("{data_rate} is no downlink data rate of {}", region.id());
-            return Err(invalid("profile.rx2_data_rate", problem));
-        }
-    }
-    match profile.rx2_frequency_hz {
-        Some(freq_hz) if !region.accepts_frequency(Hz::new(freq_hz)) => {
-            let problem = format!("{freq_hz} Hz is outside of {}; give it in Hz", region.id());
-            Err(invalid("profile.rx2_frequency_hz", problem))
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
-fn check_channels(profile: &v1::Profile, region: &Region) -> Result<(), Status> {
-    if !profile.sub_bands.is_empty() && !region.is_fixed_plan() {
-        return Err(invalid(
-            "profile.sub_bands",
-            format!("{} has none; they are for US915 and AU915", region.id()),
-        ));
+    if profile.sub_bands.len() > 8 {
+        let problem = format!("{} are given; there are 8", profile.sub_bands.len());
+        return Err(invalid("profile.sub_bands", problem));
     }
     if let Some(bad) = profile.sub_bands.iter().find(|&&band| !(1..=8).contains(&band)) {
         return Err(invalid("profile.sub_bands", format!("{bad} is no sub-band; they are 1 to 8")));
     }
-    if profile.sub_bands.len() > 8 {
-        return Err(invalid(
-            "profile.sub_bands",
-            format!("{} are given; there are 8", profile.sub_bands.len()),
-        ));
+    if let Some(eirp) = profile.max_eirp_dbm {
+        at_most("profile.max_eirp_dbm", eirp, 36)?;
     }
-    if !profile.extra_channels_hz.is_empty() && region.is_fixed_plan() {
-        let problem = format!("{} has fixed channels; choose sub_bands instead", region.id());
-        return Err(invalid("profile.extra_channels_hz", problem));
+    // The rules of the region are those the network server holds it against.
+    let rules = mac::session::Profile {
+        region: region_id,
+        revision,
+        rx_delay_s: small("profile.rx_delay_s", profile.rx_delay_s)?,
+        rx1_dr_offset: small("profile.rx1_dr_offset", profile.rx1_dr_offset)?,
+        rx2_dr: match profile.rx2_data_rate {
+            Some(data_rate) => Some(DataRate::new(small("profile.rx2_data_rate", data_rate)?)),
+            None => None,
+        },
+        rx2_freq: profile.rx2_frequency_hz.map(Hz::new),
+        sub_bands: u8::from(!profile.sub_bands.is_empty()),
+        extra_channels: profile.extra_channels_hz.iter().copied().map(Hz::new).collect(),
+        ..mac::session::Profile::default()
+    };
+    rules.check().map_err(|error| invalid(field_of(&error), error))?;
+    Ok(profile)
+}
+
+/// The field a profile breaks a rule of its region with.
+#[allow(clippy::wildcard_enum_match_arm, reason = "every other rule is about the extra channels")]
+fn field_of(error: &ProfileError) -> &'static str {
+    match error {
+        ProfileError::Frequency { what: "rx2_frequency", .. }
+        | ProfileError::FrequencyStep { what: "rx2_frequency", .. }
+        | ProfileError::ForbiddenFrequency { what: "rx2_frequency", .. } => "profile.rx2_frequency_hz",
+        ProfileError::Rx1DrOffset { .. } => "profile.rx1_dr_offset",
+        ProfileError::Rx2DataRate { .. } => "profile.rx2_data_rate",
+        ProfileError::RxDelay { .. } => "profile.rx_delay_s",
+        ProfileError::SubBandsOfDynamicPlan { .. } => "profile.sub_bands",
+        _ => "profile.extra_channels_hz",
     }
-    if profile.extra_channels_hz.len() > 5 {
-        let problem = format!("{} are given; up to 5 can be sent", profile.extra_channels_hz.len());
-        return Err(invalid("profile.extra_channels_hz", problem));
-    }
-    match profile.extra_channels_hz.iter().find(|&&freq_hz| !region.accepts_frequency(Hz::new(freq_hz))) {
-        Some(bad) => Err(invalid(
-            "profile.extra_channels_hz",
-            format!("{bad} Hz is outside of {}; give it in Hz", region.id()),
-        )),
-        None => Ok(()),
-    }
+}
+
+fn small(field: &str, value: u32) -> Result<u8, Status> {
+    u8::try_from(value).map_err(|_| invalid(field, format!("{value} is above {}", u8::MAX)))
 }
 
 fn at_most(field: &str, value: u32, limit: u32) -> Result<(), Status> {
@@ -249,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_profile_that_its_region_cannot_follow_is_refused_with_the_field() {
-        let cases: [(&str, v1::Profile); 8] = [
+        let cases: [(&str, v1::Profile); 12] = [
             ("profile.region", profile(v1::Region::Unspecified)),
             ("profile.rx_delay_s", v1::Profile { rx_delay_s: 16, ..profile(v1::Region::Eu868) }),
             ("profile.rx1_dr_offset", v1::Profile { rx1_dr_offset: 9, ..profile(v1::Region::Eu868) }),
@@ -263,6 +286,22 @@ mod tests {
             (
                 "profile.extra_channels_hz",
                 v1::Profile { extra_channels_hz: vec![867_100_000], ..profile(v1::Region::Us915) },
+            ),
+            (
+                "profile.extra_channels_hz",
+                v1::Profile { extra_channels_hz: vec![868_100_000], ..profile(v1::Region::Eu868) },
+            ),
+            (
+                "profile.extra_channels_hz",
+                v1::Profile { extra_channels_hz: vec![867_100_000; 2], ..profile(v1::Region::Eu868) },
+            ),
+            (
+                "profile.extra_channels_hz",
+                v1::Profile { extra_channels_hz: vec![867_100_050], ..profile(v1::Region::Eu868) },
+            ),
+            (
+                "profile.rx2_frequency_hz",
+                v1::Profile { rx2_frequency_hz: Some(869_525_050), ..profile(v1::Region::Eu868) },
             ),
         ];
         for (field, profile) in cases {

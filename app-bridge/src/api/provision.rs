@@ -1,6 +1,8 @@
 //! Tells the other roles of devices and profiles.
 //!
 //! A device's row says whether they were told. What a crash or an absent role left unfinished is finished by [`Provisioner::run`].
+//! Whoever writes a row and tells of it has the device's turn, or the profiles', so that what is told last is what was
+//! written last.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,16 +11,17 @@ use std::time::Duration;
 use mac::keys::{AppKey, NwkKey};
 use proto::internal as pb;
 use proto::port::{JoinPort, NetworkPort, PortError};
-use proto::v1;
 use store::{BridgeDeviceRow, BridgeTables};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, MutexGuard, Notify};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::BridgeError;
+use crate::event::hex;
 
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 const DEVICES_AT_ONCE: u32 = 256;
 const PROFILES_AT_ONCE: u32 = 256;
+const TURNS: u64 = 64;
 
 /// Root keys on their way to the join server; wiped when dropped.
 pub(crate) struct RootKeys {
@@ -31,6 +34,8 @@ pub(crate) struct Provisioner {
     pub(crate) tables: BridgeTables,
     pub(crate) network: Arc<dyn NetworkPort>,
     pub(crate) join: Arc<dyn JoinPort>,
+    turns: Vec<Mutex<()>>,
+    profiles_turn: Mutex<()>,
     /// Something is left to tell.
     unfinished: AtomicBool,
     wake: Notify,
@@ -38,32 +43,69 @@ pub(crate) struct Provisioner {
 
 impl Provisioner {
     pub(crate) fn new(tables: BridgeTables, network: Arc<dyn NetworkPort>, join: Arc<dyn JoinPort>) -> Self {
-        // The earlier run may have ended in the middle of something.
-        Self { tables, network, join, unfinished: AtomicBool::new(true), wake: Notify::new() }
+        Self {
+            tables,
+            network,
+            join,
+            turns: (0..TURNS).map(|_| Mutex::default()).collect(),
+            profiles_turn: Mutex::default(),
+            // The earlier run may have ended in the middle of something.
+            unfinished: AtomicBool::new(true),
+            wake: Notify::new(),
+        }
     }
 
-    /// Tells both roles of a device and notes that they know. Without keys the join server keeps those it has.
+    /// Waits for the turn of a device: nobody else changes its registration while the guard lives.
+    pub(crate) async fn turn(&self, dev_eui: u64) -> MutexGuard<'_, ()> {
+        let index = usize::try_from((dev_eui ^ (dev_eui >> 32)) % TURNS).expect("below the number of turns");
+        self.turns.get(index).expect("the index is below the number of turns").lock().await
+    }
+
+    /// Waits for the turn of the profiles: nobody else changes one while the guard lives.
+    pub(crate) async fn profiles_turn(&self) -> MutexGuard<'_, ()> {
+        self.profiles_turn.lock().await
+    }
+
+    /// Tells both roles of a device and notes that they know. Without keys the join server keeps those it has. The caller has
+    /// the device's turn.
     pub(crate) async fn provision(
         &self,
         row: &BridgeDeviceRow,
-        profile: v1::Profile,
+        mac_version: i32,
         keys: Option<&RootKeys>,
     ) -> Result<(), BridgeError> {
-        let mac_version = profile.mac_version;
-        self.network.put_profile(profile).await?;
-        self.network
-            .put_device(pb::PutDeviceRequest {
-                dev_eui: row.dev_eui,
-                join_eui: row.join_eui,
-                profile_id: row.profile_id.clone(),
-                disabled: row.disabled,
-                allow_fcnt_reset: row.allow_fcnt_reset,
-            })
-            .await?;
+        self.put_network_device(row).await?;
         if row.join_eui != 0 {
             self.put_join_device(row, mac_version, keys).await?;
         }
         self.tables.set_provisioned(vec![row.dev_eui]).await?;
+        Ok(())
+    }
+
+    async fn put_network_device(&self, row: &BridgeDeviceRow) -> Result<(), BridgeError> {
+        let request = pb::PutDeviceRequest {
+            dev_eui: row.dev_eui,
+            join_eui: row.join_eui,
+            profile_id: row.profile_id.clone(),
+            disabled: row.disabled,
+            allow_fcnt_reset: row.allow_fcnt_reset,
+        };
+        match self.network.put_device(request.clone()).await {
+            // It does not have the profile. It is not told with each device: it looks at all its devices then.
+            Err(PortError::FailedPrecondition(_)) => {
+                self.tell_profile(&row.profile_id).await?;
+                Ok(self.network.put_device(request).await?)
+            }
+            told => Ok(told?),
+        }
+    }
+
+    /// Tells the network server what a profile says now.
+    pub(crate) async fn tell_profile(&self, id: &str) -> Result<(), BridgeError> {
+        let _turn = self.profiles_turn().await;
+        if let Some(profile) = self.tables.profile(id).await? {
+            self.network.put_profile(profile).await?;
+        }
         Ok(())
     }
 
@@ -113,6 +155,7 @@ impl Provisioner {
         .await;
     }
 
+    /// Tells what is left. What another role refuses is logged and left until it is changed, so that it holds up nobody else.
     async fn finish(&self) -> Result<(), BridgeError> {
         let mut after = String::new();
         loop {
@@ -122,25 +165,52 @@ impl Provisioner {
             };
             after.clone_from(&last.id);
             for profile in profiles {
-                self.network.put_profile(profile).await?;
+                if let Some(error) = refusal(self.tell_profile(&profile.id).await)? {
+                    tracing::warn!(%error, profile = %profile.id, "the network server refuses a profile; change it");
+                }
             }
         }
         loop {
             let rows = self.tables.unprovisioned_devices(DEVICES_AT_ONCE).await?;
-            if rows.is_empty() {
+            let mut refused = 0;
+            for row in &rows {
+                if let Some(error) = refusal(self.finish_device(row.dev_eui).await)? {
+                    let dev_eui = hex(row.dev_eui, 16);
+                    tracing::warn!(%error, %dev_eui, "another role refuses a device; change it or its profile");
+                    refused += 1;
+                }
+            }
+            if refused == rows.len() {
                 return Ok(());
             }
-            for row in rows {
-                // The row names its profile, so it is there; were it not, the device could not be told of.
-                let Some(profile) = self.tables.profile(&row.profile_id).await? else {
-                    continue;
-                };
-                self.provision(&row, profile, None).await?;
-                tracing::info!(
-                    dev_eui = format_args!("{:016x}", row.dev_eui),
-                    "a device whose creation was interrupted is known to all roles"
-                );
-            }
         }
+    }
+
+    async fn finish_device(&self, dev_eui: u64) -> Result<(), BridgeError> {
+        let _turn = self.turn(dev_eui).await;
+        // Read in its turn: whoever had it before may have finished or deleted the device.
+        let row = self.tables.device(dev_eui).await?;
+        let Some(row) = row.filter(|row| !row.provisioned) else {
+            return Ok(());
+        };
+        let profile = self.tables.profile(&row.profile_id).await?.unwrap_or_default();
+        self.provision(&row, profile.mac_version, None).await?;
+        let dev_eui = hex(dev_eui, 16);
+        tracing::info!(%dev_eui, "a device that was left half told is known to all roles");
+        Ok(())
+    }
+}
+
+/// Tells a refusal, which stands until what was refused is changed, from an error after which the same may be tried again.
+fn refusal(told: Result<(), BridgeError>) -> Result<Option<PortError>, BridgeError> {
+    match told {
+        Ok(()) => Ok(None),
+        Err(BridgeError::Port(
+            error @ (PortError::AlreadyExists(_)
+            | PortError::FailedPrecondition(_)
+            | PortError::InvalidArgument(_)
+            | PortError::NotFound(_)),
+        )) => Ok(Some(error)),
+        Err(error) => Err(error),
     }
 }

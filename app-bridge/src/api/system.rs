@@ -61,7 +61,10 @@ impl SystemService for SystemApi {
         if tokio::fs::try_exists(&file).await.unwrap_or(false) {
             return Err(Status::already_exists(format!("{path} exists already; a backup never overwrites")));
         }
-        let size_bytes = backup(file).await.map_err(BridgeError::from)?;
+        // In a task of its own: of a caller that goes away, half a copy would stay. The end of the server does not wait for it.
+        let copied = tokio::spawn(backup(file)).await;
+        let copied = copied.map_err(|_| Status::internal("the copy ended with a fault of the server"))?;
+        let size_bytes = copied.map_err(BridgeError::from)?;
         audit.write(&self.tables, "system.backup", &path, &format!("{size_bytes} bytes")).await?;
         Ok(Response::new(v1::BackupResponse { size_bytes }))
     }

@@ -101,7 +101,7 @@ impl Queue {
     }
 
     /// Takes over what a plan says, after it was made durable.
-    pub(crate) async fn settle(self: &Arc<Self>, plan: Plan, guards: Vec<OwnedMutexGuard<()>>) {
+    pub(crate) fn settle(self: &Arc<Self>, plan: Plan, guards: Vec<OwnedMutexGuard<()>>) {
         {
             let mut under_way = self.under_way.lock();
             for (dev_eui, items) in plan.items {
@@ -120,10 +120,7 @@ impl Queue {
             self.announce_again.store(true, std::sync::atomic::Ordering::Relaxed);
             self.sweep_soon.notify_one();
         }
-        for dev_eui in plan.waiting_again {
-            let _guard = self.lock(dev_eui).await;
-            self.hint(dev_eui).await;
-        }
+        self.hint_beside(plan.waiting_again);
     }
 }
 

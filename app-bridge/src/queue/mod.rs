@@ -120,6 +120,10 @@ impl Queue {
     pub(crate) async fn enqueue(self: &Arc<Self>, row: DownlinkRow) -> Result<(DownlinkRow, bool), Status> {
         let dev_eui = row.dev_eui;
         let guard = self.lock(dev_eui).await;
+        // Asked under the lock: a deletion cancels what it finds after the row is gone, and would not find this one.
+        if self.tables.device(dev_eui).await.map_err(BridgeError::from)?.is_none() {
+            return Err(Status::not_found(format!("device {dev_eui:016x} does not exist")));
+        }
         let open = self.tables.open_downlink_count(dev_eui).await.map_err(BridgeError::from)?;
         if open >= OPEN_ITEMS_MAX {
             return match self.known_item(&row).await? {
@@ -227,6 +231,15 @@ impl Queue {
                 return Ok(Some(known));
             }
         }
+    }
+
+    /// Waits until the follower has read the log as far as it goes now; false: not within `patience`, or the log does not answer.
+    async fn log_is_followed(&self, patience: Duration) -> bool {
+        let waited = tokio::time::timeout(patience, async {
+            let head = self.log.bounds().await.ok()?.head;
+            self.followed.clone().wait_for(|&position| position >= head).await.ok().map(drop)
+        });
+        matches!(waited.await, Ok(Some(())))
     }
 
     async fn lock(&self, dev_eui: u64) -> OwnedMutexGuard<()> {

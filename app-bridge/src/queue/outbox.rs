@@ -1,5 +1,6 @@
 //! Tells the event log of states, and the network server of what waits.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -61,15 +62,34 @@ impl Queue {
         Ok(())
     }
 
-    /// Tells the network server what waits for a device.
-    pub(super) async fn hint(&self, dev_eui: u64) {
-        if let Err(error) = self.try_hint(dev_eui).await {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "the network server cannot be told what waits yet"
-            );
-            self.hint_again.store(true, Ordering::Relaxed);
+    /// Tells the network server what waits for a device. What cannot be told is told later.
+    pub(super) async fn hint(&self, dev_eui: u64) -> Told {
+        let Err(error) = self.try_hint(dev_eui).await else {
+            return Told::Yes;
+        };
+        tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            "the network server cannot be told what waits yet"
+        );
+        self.hint_again.store(true, Ordering::Relaxed);
+        Told::Later
+    }
+
+    /// Tells the network server what waits for devices in a task of its own: who follows the log does not wait for it.
+    pub(super) fn hint_beside(self: &Arc<Self>, dev_euis: BTreeSet<u64>) {
+        if dev_euis.is_empty() {
+            return;
         }
+        let queue = Arc::clone(self);
+        self.tasks.spawn(async move {
+            for dev_eui in dev_euis {
+                let _guard = queue.lock(dev_eui).await;
+                // After one that failed all are told anew; the rest need not be waited for one by one.
+                if queue.hint(dev_eui).await == Told::Later {
+                    break;
+                }
+            }
+        });
     }
 
     async fn try_hint(&self, dev_eui: u64) -> Result<(), BridgeError> {
@@ -136,6 +156,13 @@ impl Queue {
         }
         Ok(())
     }
+}
+
+/// Whether the network server has heard something.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Told {
+    Later,
+    Yes,
 }
 
 /// The record that tells of an item's state. It is made of the row alone, so that telling twice tells the same.

@@ -77,10 +77,15 @@ impl Queue {
         Ok(())
     }
 
-    /// Ends the items nobody has told of for too long: they may have left or not.
+    /// Ends the items nobody has told of for too long: they may have left or not. What the log says and the follower has not
+    /// read yet is no silence: it may be another end.
     async fn give_up_silent(self: &Arc<Self>, now_us: i64) -> Result<(), BridgeError> {
         let now = Instant::now();
-        for DownlinkRow { dev_eui, id, lease, .. } in self.silent(now) {
+        let silent = self.silent(now);
+        if silent.is_empty() || !self.log_is_followed(LOG_PATIENCE).await {
+            return Ok(());
+        }
+        for DownlinkRow { dev_eui, id, lease, .. } in silent {
             let guard = self.lock(dev_eui).await;
             let still = self.under_way.lock().get(&dev_eui).is_some_and(|items| {
                 items.iter().any(|under_way| under_way.item.id == id && self.is_silent(under_way, now))
@@ -132,6 +137,9 @@ impl Queue {
         }
     }
 }
+
+/// How long a sweep waits for the follower.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often the network server is told of all that waits, whatever it was told before: a downlink nobody asks for would
 /// wait for ever.

@@ -52,13 +52,15 @@ impl Queue {
         match outcome {
             Ok(window) => {
                 let delivered = answer.send(Ok(window.response)).is_ok();
-                changed.extend(match window.leased {
+                let leased = match window.leased {
                     // Nobody waits any more: the payload stays here, and only its counter is burnt.
                     Some(leased) if !delivered => self.take_back(leased).await,
                     leased => leased,
-                });
+                };
+                // Before all else: the network server tells the same log what becomes of the item.
+                self.announce(leased.as_slice()).await;
                 match self.update(window.passed_over, window.updates).await {
-                    Ok(rows) => changed.extend(rows),
+                    Ok(rows) => changed = rows,
                     Err(error) => {
                         tracing::warn!(
                             error = &error as &dyn std::error::Error,
@@ -71,11 +73,10 @@ impl Queue {
                 let _ = answer.send(Err(error));
             }
         }
-        if changed.is_empty() {
-            // It asked in vain: the hint it had was out of date.
-            self.hint(request.dev_eui).await;
-        }
-        self.tell(guard, changed);
+        self.announce(&changed).await;
+        // Also where it asked in vain: then the hint it had was out of date.
+        self.hint(request.dev_eui).await;
+        drop(guard);
     }
 
     /// Puts an item back whose payload was not handed over.
@@ -107,12 +108,7 @@ impl Queue {
         if !confirmed_under_way && !key_missing {
             return;
         }
-        let waited = tokio::time::timeout(FOLLOWER_PATIENCE, async {
-            let head = self.log.bounds().await.map(|bounds| bounds.head).unwrap_or_default();
-            // An ended follower settles nothing.
-            let _ = self.followed.clone().wait_for(|&position| position >= head).await;
-        });
-        if waited.await.is_err() {
+        if !self.log_is_followed(FOLLOWER_PATIENCE).await {
             tracing::debug!(
                 dev_eui = format_args!("{:016x}", request.dev_eui),
                 "a window did not wait longer for the event log"

@@ -385,6 +385,143 @@ async fn an_item_nobody_tells_of_ends_as_unknown() {
         .await;
 }
 
+/// AS-007: what the log says and nobody has read yet is no silence.
+#[tokio::test]
+async fn an_item_is_not_given_up_while_its_outcome_may_stand_in_the_log() {
+    let world = World::with(Config { outcome_patience: Duration::from_millis(20), ..config() }).await;
+    let world = world.with_application("none").await.with_joined_device().await;
+    world.network.down.store(true, Ordering::Relaxed);
+    let queued = enqueue(&world, item(b"x")).await.unwrap();
+    world.network.down.store(false, Ordering::Relaxed);
+    // The follower hears nothing from here on, but for what the window itself needs.
+    take(&world, 0).await;
+    world.network.down.store(true, Ordering::Relaxed);
+    world.told(DownlinkState::Sent, "", &queued.id, 0);
+    world.told(DownlinkState::GatewayAcknowledged, "", &queued.id, 0);
+    // Deadlines are looked after before outcomes, so that the next one to expire shows that the patience is over.
+    for _ in 0..2 {
+        let soon = v1::EnqueueDownlinkRequest { not_after_us: Some(now_us() + 100_000), ..item(b"y") };
+        let soon = enqueue(&world, soon).await.unwrap();
+        reaches(&world, &soon.id, DownlinkState::Expired).await;
+    }
+    assert_eq!(state(&world, &queued.id).await.state(), DownlinkState::Leased);
+
+    world.network.down.store(false, Ordering::Relaxed);
+    reaches(&world, &queued.id, DownlinkState::GatewayAcknowledged).await;
+    assert!(!world.network.states_of(&queued.id).contains(&DownlinkState::Unknown));
+}
+
+/// The network server tells what became of an item from the moment it has it.
+#[tokio::test]
+async fn the_log_has_a_lease_before_what_became_of_it() {
+    let world = world().await;
+    enqueue(&world, v1::EnqueueDownlinkRequest { priority: 1, ..item(&[7; 60]) }).await.unwrap();
+    let queued = enqueue(&world, item(b"short")).await.unwrap();
+    log_tells(&world, &queued.id, &[DownlinkState::Queued]).await;
+    assert_eq!(take_in(&world, 0, 51, 51).await.unwrap().item_id, queued.id);
+    world.told(DownlinkState::Sent, "", &queued.id, 0);
+    world.told(DownlinkState::GatewayAcknowledged, "", &queued.id, 0);
+    reaches(&world, &queued.id, DownlinkState::GatewayAcknowledged).await;
+    let states =
+        [DownlinkState::Queued, DownlinkState::Leased, DownlinkState::Sent, DownlinkState::GatewayAcknowledged];
+    log_tells(&world, &queued.id, &states).await;
+}
+
+/// A caller that goes away between the item and the word of it.
+#[tokio::test]
+async fn an_item_whose_caller_went_away_is_told_of_and_expires() {
+    use proto::v1::downlink_service_server::DownlinkService;
+
+    let world = world().await;
+    let inner = &world.bridge.inner;
+    let api = crate::api::downlink::DownlinkApi {
+        tables: inner.tables.clone(),
+        registry: inner.registry.clone(),
+        codecs: inner.codecs.clone(),
+        queue: inner.queue.clone(),
+        tasks: inner.tasks.clone(),
+    };
+    let deadline = now_us() + 300_000;
+    let request = v1::EnqueueDownlinkRequest { not_after_us: Some(deadline), ..item(b"open") };
+    let mut call = Box::pin(api.enqueue_downlink(tonic::Request::new(request)));
+    let row = loop {
+        let answered = futures_util::poll!(&mut call).is_ready();
+        let rows = world.store.bridge().downlinks(DEV_EUI, true, 0, 1).await.unwrap();
+        if let Some(row) = rows.into_iter().next() {
+            break row;
+        }
+        assert!(!answered, "an answer without an item");
+    };
+    drop(call);
+    log_tells(&world, &row.id, &[DownlinkState::Queued, DownlinkState::Expired]).await;
+}
+
+/// A device that is registered again must not get what was meant for the one before.
+#[tokio::test]
+async fn nothing_is_queued_for_a_device_that_was_deleted_meanwhile() {
+    let world = world().await;
+    let orphan = store::DownlinkRow { id: "orphan".to_owned(), dev_eui: 9, ..store::DownlinkRow::default() };
+    let refused = world.bridge.inner.queue.enqueue(orphan).await;
+    assert_eq!(refused.unwrap_err().code(), Code::NotFound);
+    assert!(world.store.bridge().downlink("orphan").await.unwrap().is_none());
+}
+
+/// A network server that is slow to take hints holds up neither keys nor states.
+#[tokio::test]
+async fn the_log_is_followed_while_hints_are_not_taken() {
+    let world = world().await;
+    let devices = 1..=40_u64;
+    for dev_eui in devices.clone() {
+        world.create_device(dev_eui).await;
+        let request = v1::EnqueueDownlinkRequest { dev_eui: format!("{dev_eui:016x}"), ..item(b"x") };
+        world.downlinks().enqueue_downlink(request).await.unwrap();
+    }
+    let mut items = Vec::new();
+    for dev_eui in devices.clone() {
+        let request = pb::TakePayloadRequest {
+            dev_eui,
+            session_id: SESSION,
+            dev_addr: DEV_ADDR,
+            fcnt_down: u32::try_from(dev_eui).unwrap(),
+            room_rx1: 51,
+            room_rx2: 51,
+        };
+        items.push(world.bridge.payload_port().take_payload(request).await.unwrap().item_id);
+    }
+    until("nothing waits", || async {
+        devices.clone().all(|dev_eui| world.network.told.lock().hints[&dev_eui].pending == 0)
+    })
+    .await;
+
+    world.network.deaf_to_hints.store(true, Ordering::Relaxed);
+    for (dev_eui, item_id) in devices.zip(&items) {
+        let downlink = pb::DownlinkRecord {
+            item_id: item_id.clone(),
+            state: DownlinkState::Queued as u32,
+            fcnt_down: Some(u32::try_from(dev_eui).unwrap()),
+            session_id: SESSION,
+            ..pb::DownlinkRecord::default()
+        };
+        let kind = Some(pb::record::Kind::Downlink(downlink));
+        world.network.log_record(pb::Record { at_us: 5, dev_eui, kind });
+    }
+    let last = items.last().unwrap();
+    until("the items wait again", || async {
+        world.store.bridge().downlink(last).await.unwrap().unwrap().state == DownlinkState::Queued as i32
+    })
+    .await;
+    let next_session = 42;
+    world.join(DEV_EUI, next_session, 2_000);
+    world.network.log_record(uplink(DEV_EUI, next_session, 0, &[1]));
+    let mut stream = world.watch(from_earliest()).await;
+    assert_eq!(stream.uplink().await.payload, [1]);
+    world.network.deaf_to_hints.store(false, Ordering::Relaxed);
+    until("all hints are made good", || async {
+        (1..=40).all(|dev_eui| world.network.told.lock().hints[&dev_eui].pending == 1)
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_item_that_is_handed_back_waits_again() {
     let world = world().await;

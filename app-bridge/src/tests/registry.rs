@@ -43,6 +43,27 @@ async fn a_creation_another_role_refuses_leaves_nothing_behind() {
     world.create_device(DEV_EUI).await;
 }
 
+/// A change that is still to be told makes a device look like one whose creation was interrupted.
+#[tokio::test]
+async fn a_creation_that_is_refused_does_not_delete_the_device_that_was_there() {
+    let world = world().await;
+    world.create_device(DEV_EUI).await;
+    world.join.refused.lock().insert(DEV_EUI);
+    let device = v1::Device { name: "moved".to_owned(), ..world.device(DEV_EUI) };
+    world.devices().update_device(v1::UpdateDeviceRequest { device: Some(device) }).await.unwrap();
+
+    let again = world.devices().create_device(create(world.device(DEV_EUI), APP_KEY, "")).await;
+    assert_eq!(again.unwrap_err().code(), Code::Unavailable);
+    assert!(world.network.told.lock().devices.contains_key(&DEV_EUI), "its sessions are there");
+    assert!(world.store.bridge().device(DEV_EUI).await.unwrap().is_some());
+
+    world.join.refused.lock().clear();
+    until("all roles know", || async {
+        world.store.bridge().device(DEV_EUI).await.unwrap().unwrap().provisioned
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_creation_a_crash_interrupted_is_finished_at_the_start() {
     let world = world().await;
@@ -61,6 +82,96 @@ async fn a_creation_a_crash_interrupted_is_finished_at_the_start() {
     .await;
     assert!(world.network.told.lock().devices.contains_key(&DEV_EUI));
     assert!(world.join.devices.lock().contains_key(&DEV_EUI));
+}
+
+/// A profile another role refuses does not keep it from hearing of the rest.
+#[tokio::test]
+async fn a_profile_that_is_refused_holds_up_nobody_else() {
+    let world = world().await;
+    let refused = v1::Profile { id: "a-first".to_owned(), ..v1::Profile::default() };
+    world.store.bridge().insert_profile(&refused).await.unwrap();
+    world.network.refused_profiles.lock().insert(refused.id.clone());
+    for (dev_eui, profile_id) in [(1, "a-first"), (DEV_EUI, "probe")] {
+        let row = BridgeDeviceRow {
+            dev_eui,
+            application_id: "soil".to_owned(),
+            profile_id: profile_id.to_owned(),
+            ..BridgeDeviceRow::default()
+        };
+        assert_eq!(world.store.bridge().insert_device(row).await.unwrap(), Written::Done);
+    }
+    let world = world.restart().await;
+    until("the device is provisioned", || async {
+        world.store.bridge().device(DEV_EUI).await.unwrap().unwrap().provisioned
+    })
+    .await;
+    assert!(!world.store.bridge().device(1).await.unwrap().unwrap().provisioned);
+}
+
+#[tokio::test]
+async fn a_change_whose_caller_went_away_reaches_all_roles() {
+    let world = world().await;
+    world.create_device(DEV_EUI).await;
+    let closed = world.join.gate.lock().await;
+    let device = v1::Device { name: "moved".to_owned(), ..world.device(DEV_EUI) };
+    let mut client = world.devices();
+    let call =
+        tokio::spawn(
+            async move { client.update_device(v1::UpdateDeviceRequest { device: Some(device) }).await },
+        );
+    until("the row is written", || async {
+        world.store.bridge().device(DEV_EUI).await.unwrap().unwrap().name == "moved"
+    })
+    .await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    // What follows on the same connection is answered after the server has heard of it.
+    for _ in 0..3 {
+        world.applications().list_applications(v1::ListApplicationsRequest::default()).await.unwrap();
+    }
+    drop(closed);
+    until("all roles know", || async {
+        world.store.bridge().device(DEV_EUI).await.unwrap().unwrap().provisioned
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deletion_waits_for_the_creation_it_meets() {
+    let world = world().await;
+    let closed = world.join.gate.lock().await;
+    let (mut creator, mut deleter) = (world.devices(), world.devices());
+    let request = create(world.device(DEV_EUI), APP_KEY, "");
+    let creation = tokio::spawn(async move { creator.create_device(request).await });
+    until("the row is written", || async { world.store.bridge().device(DEV_EUI).await.unwrap().is_some() })
+        .await;
+    let request = v1::DeleteDeviceRequest { dev_eui: format!("{DEV_EUI:016x}") };
+    let mut deletion = tokio::spawn(async move { deleter.delete_device(request).await });
+    let early = tokio::time::timeout(std::time::Duration::from_millis(100), &mut deletion).await;
+    assert!(early.is_err(), "the creation is not done: {early:?}");
+
+    drop(closed);
+    creation.await.unwrap().unwrap();
+    deletion.await.unwrap().unwrap();
+    assert!(world.store.bridge().device(DEV_EUI).await.unwrap().is_none());
+    assert!(world.network.told.lock().devices.is_empty());
+    assert!(world.join.devices.lock().is_empty());
+}
+
+/// Telling a profile makes the network server look at all its devices.
+#[tokio::test]
+async fn a_profile_is_told_when_it_changes_or_was_lost_and_not_with_each_device() {
+    let world = world().await;
+    let puts = || world.network.told.lock().profile_puts;
+    let before = puts();
+    world.create_device(1).await;
+    world.create_device(2).await;
+    assert_eq!(puts(), before);
+
+    world.network.told.lock().profiles.clear();
+    world.create_device(3).await;
+    assert_eq!(puts(), before + 1);
+    assert_eq!(world.network.told.lock().profiles["probe"].rx_delay_s, 5);
 }
 
 #[tokio::test]

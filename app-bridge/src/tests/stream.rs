@@ -173,6 +173,24 @@ async fn a_consumer_goes_on_where_it_acknowledged() {
     assert_eq!(status.unwrap_err().code(), Code::NotFound);
 }
 
+/// A stream that still runs must not bring back what an operator took away, at a position nobody wants.
+#[tokio::test]
+async fn a_consumer_that_was_deleted_is_not_made_again_by_its_stream() {
+    let world = world().await;
+    world.uplink(&[1]);
+    let request = v1::WatchRequest { consumer: "crm".to_owned(), ..v1::WatchRequest::default() };
+    let mut stream = world.watch(request.clone()).await;
+    stream.event().await;
+    let (_, cursor) = stream.event().await;
+    world.events().delete_consumer(v1::DeleteConsumerRequest { name: "crm".to_owned() }).await.unwrap();
+    assert_eq!(acknowledge(&world, "crm", &cursor).await.unwrap_err().code(), Code::NotFound);
+
+    // Watching makes it anew, from the start.
+    let mut stream = world.watch(request).await;
+    assert_eq!(stream.uplink().await.payload, [1]);
+    acknowledge(&world, "crm", &cursor).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_consumer_that_starts_at_the_latest_event_resumes_from_there() {
     let world = world().await;
