@@ -162,6 +162,11 @@ impl Store {
         closed.await.map_err(|_| StoreError::Closed)?
     }
 
+    /// Brings the session checkpoint up to date with the journal. It follows by itself; after many changes at once, this waits for it.
+    pub async fn checkpoint(&self) -> Result<(), StoreError> {
+        housekeeping::checkpoint_all(&self.db).await
+    }
+
     /// Where decisions are made durable.
     pub fn journal(&self) -> Journal {
         Journal { writer: Arc::clone(&self.db.writer) }

@@ -47,7 +47,8 @@ async fn insert(data_dir: &Path, devices: &Devices) -> Result<()> {
             ));
         }
     }
-    // Brings the session checkpoint up to date, as a server that runs for a minute does.
+    // A server that runs for a minute has its checkpoint up to date.
+    store.checkpoint().await?;
     store.close().await?;
     say(format!("{} devices prepared in {:.1} s", devices.count, begun.elapsed().as_secs_f64()));
     Ok(())
