@@ -2,6 +2,15 @@
 
 use prost::Message;
 
+/// Messages that carry keys; `src/redact.rs` writes their `Debug`.
+const WITH_KEYS: [&str; 5] = [
+    "loam.v1.RootKeys",
+    "loam.v1.ActivateDeviceRequest",
+    "loam.internal.v1.ActivateRequest",
+    "loam.internal.v1.JoinAnswer",
+    "loam.internal.v1.PutJoinDeviceRequest",
+];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = [
@@ -19,6 +28,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(files, ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptor.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    tonic_prost_build::configure().skip_debug(WITH_KEYS).compile_fds(descriptors)?;
     Ok(())
 }

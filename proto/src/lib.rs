@@ -2,6 +2,7 @@
 
 pub mod link;
 pub mod port;
+mod redact;
 
 /// Generated code, nested as the packages are.
 #[allow(

@@ -1,4 +1,5 @@
 //! The consumer of the README, word for word.
+#![allow(clippy::print_stdout)]
 
 use proto::v1::{event::Kind, event_service_client::EventServiceClient, watch_response::Item, *};
 use tonic::{Request, metadata::AsciiMetadataValue};

@@ -125,8 +125,9 @@ impl ProfileApi {
         self.registry.parts_changed();
         if let Err(error) = self.provisioner.tell_profile(&profile.id).await {
             tracing::warn!(error = &error as &dyn std::error::Error, profile = %profile.id, "the network server is told of the profile as soon as it answers");
-            self.provisioner.finish_soon();
         }
+        // Its devices may have to be told as well.
+        self.provisioner.finish_soon();
         audit.write(tables, "profile.update", &profile.id, &profile.name).await?;
         Ok(v1::UpdateProfileResponse { profile: Some(profile) })
     }

@@ -25,7 +25,8 @@ pub struct CodecPool {
 impl CodecPool {
     /// Starts `threads` threads, at least one. An engine takes memory only when its first script comes.
     pub fn new(threads: usize, limits: Limits) -> Self {
-        let (queue, jobs) = crossbeam_channel::unbounded();
+        // Each job in it has a permit, so that sending never waits.
+        let (queue, jobs) = crossbeam_channel::bounded(JOBS_WAITING_MAX);
         let shared = Arc::new(Shared {
             limits,
             started: Instant::now(),

@@ -88,7 +88,7 @@ pub enum DownlinkLease {
 pub struct DownlinkUpdate {
     /// The item.
     pub id: String,
-    /// loam.v1.DownlinkState.
+    /// loam.v1.DownlinkState. From LEASED back to QUEUED it never left: the attempt is taken off again.
     pub state: i32,
     /// Why.
     pub reason: String,
@@ -447,7 +447,8 @@ pub(super) async fn apply_update(
 ) -> Result<bool, StoreError> {
     let done = sqlx::query(
         "UPDATE downlink SET state = ?2, reason = ?3, updated_at_us = ?4, finished_at_us = iif(?5, ?4, NULL), \
-         announced = ?6 WHERE id = ?1 AND finished_at_us IS NULL \
+         announced = ?6, attempts = attempts - iif(?2 = 1 AND state = 2 AND attempts > 0, 1, 0) \
+         WHERE id = ?1 AND finished_at_us IS NULL \
          AND (?7 IS NULL OR (session_id = ?7 AND fcnt_down = ?8))",
     )
     .bind(update.id)

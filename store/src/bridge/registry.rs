@@ -105,12 +105,11 @@ impl BridgeTables {
         Ok(inserted(profile.id.clone(), self.db.execute("write a profile", query).await?))
     }
 
-    /// Replaces a profile; false: there is none of its id.
+    /// Replaces a profile; false: there is none of its id. With another LoRaWAN version its devices count as not told to
+    /// the other roles: the join server keeps the version of each.
     pub async fn update_profile(&self, profile: &v1::Profile) -> Result<bool, StoreError> {
-        let query = sqlx::query("UPDATE profile SET body = ?2 WHERE id = ?1")
-            .bind(profile.id.clone())
-            .bind(profile.encode_to_vec());
-        Ok(self.db.execute("write a profile", query).await? > 0)
+        let (id, version, body) = (profile.id.clone(), profile.mac_version, profile.encode_to_vec());
+        self.db.write(move |connection| Box::pin(replace_profile(connection, id, version, body))).await
     }
 
     /// One profile.
@@ -236,6 +235,37 @@ async fn remove(
     let done =
         sqlx::query(delete).bind(id).execute(connection).await.map_err(StoreError::sql("delete a row"))?;
     Ok(if done.rows_affected() > 0 { Removal::Removed } else { Removal::NotFound })
+}
+
+async fn replace_profile(
+    connection: &mut SqliteConnection,
+    id: String,
+    version: i32,
+    body: Vec<u8>,
+) -> Result<bool, StoreError> {
+    let failed = || StoreError::sql("write a profile");
+    let before = sqlx::query("SELECT body FROM profile WHERE id = ?1")
+        .bind(id.clone())
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(failed())?;
+    let Some(before) = before.as_ref().map(profile).transpose()? else {
+        return Ok(false);
+    };
+    sqlx::query("UPDATE profile SET body = ?2 WHERE id = ?1")
+        .bind(id.clone())
+        .bind(body)
+        .execute(&mut *connection)
+        .await
+        .map_err(failed())?;
+    if before.mac_version != version {
+        sqlx::query("UPDATE device SET flags = flags & ~4 WHERE profile_id = ?1")
+            .bind(id)
+            .execute(&mut *connection)
+            .await
+            .map_err(failed())?;
+    }
+    Ok(true)
 }
 
 fn inserted(key: String, rows: u64) -> Written {

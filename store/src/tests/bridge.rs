@@ -233,7 +233,7 @@ async fn a_counter_is_leased_once_and_never_again() {
     assert_eq!(tables.update_downlinks(vec![queued("a")]).await.unwrap(), [true]);
     assert_eq!(tables.lease_downlink("a", 70, 5, 300).await.unwrap(), DownlinkLease::CounterUsed { last: 5 });
     let DownlinkLease::Leased(leased) = tables.lease_downlink("a", 70, 8, 300).await.unwrap() else { panic!() };
-    assert_eq!(leased.attempts, 2);
+    assert_eq!(leased.attempts, 1);
     assert_eq!(tables.downlink_by_lease(1, 70, 8).await.unwrap().unwrap().id, "a");
     assert_eq!(tables.downlink_by_lease(1, 70, 5).await.unwrap(), None);
     assert_eq!(tables.downlink_by_lease(2, 70, 8).await.unwrap(), None);
@@ -327,6 +327,28 @@ async fn what_an_event_means_and_the_position_become_durable_together_and_once()
     assert_eq!(tables.follow_seq().await.unwrap(), 13);
     assert_eq!(tables.app_session(70).await.unwrap(), Some(session));
     assert_eq!(tables.downlink("a").await.unwrap().unwrap().state, DownlinkState::Sent as i32);
+}
+
+#[tokio::test]
+async fn an_attempt_that_never_left_does_not_count() {
+    let (_store, tables) = with_parents().await;
+    insert(&tables, item("a", 0)).await;
+    let to = |state: DownlinkState, fcnt| DownlinkUpdate {
+        id: "a".into(),
+        state: state as i32,
+        at_us: 300,
+        only_lease: Some((70, fcnt)),
+        ..DownlinkUpdate::default()
+    };
+
+    tables.lease_downlink("a", 70, 5, 200).await.unwrap();
+    tables.follow(1, vec![Followed::Downlink(to(DownlinkState::Queued, 5))]).await.unwrap();
+    assert_eq!(tables.downlink("a").await.unwrap().unwrap().attempts, 0, "it was handed back");
+
+    tables.lease_downlink("a", 70, 6, 200).await.unwrap();
+    tables.follow(2, vec![Followed::Downlink(to(DownlinkState::Sent, 6))]).await.unwrap();
+    tables.follow(3, vec![Followed::Downlink(to(DownlinkState::Queued, 6))]).await.unwrap();
+    assert_eq!(tables.downlink("a").await.unwrap().unwrap().attempts, 1, "it left and was not acknowledged");
 }
 
 #[tokio::test]
