@@ -22,8 +22,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::budget::{COMMIT_PATIENCE_MS, DOWNLINKS_IN_FLIGHT_MAX, PAYLOAD_MS};
+use crate::drops::refusal_of;
 use crate::gateway::GatewayUplink;
-use crate::ingest::refusal_of;
 
 use crate::index::Candidate;
 use crate::owner::{OwnerMessage, Shared, VerifiedCopy, down_counters_of, heard_at, run_on_owner, seconds};

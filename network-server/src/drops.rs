@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use proto::v1::list_drops_response::Drop as DropMessage;
 
 use crate::budget::DROPS_REMEMBERED_MAX;
+use crate::gateway::GatewayUplink;
+use crate::records::data_rate_text;
 
 /// One refused frame or datagram.
 #[derive(Clone, Debug)]
@@ -76,6 +78,16 @@ impl Refusal {
             (reason, _, _, _) => reason.hint().to_owned(),
         }
     }
+}
+
+/// What a copy tells about itself.
+pub(crate) fn refusal_of(copy: &GatewayUplink, reason: DropReason) -> Refusal {
+    let mut refusal = Refusal::new(copy.received_at, reason);
+    refusal.gateway = Some(copy.gateway);
+    refusal.phy = Some(Arc::clone(&copy.phy));
+    refusal.freq_hz = copy.freq.value();
+    refusal.data_rate = data_rate_text(copy.modulation);
+    refusal
 }
 
 /// Counts refusals and remembers the last ones. Never on the commit path.

@@ -15,14 +15,13 @@ use store::Readiness;
 use tokio::sync::{mpsc, watch};
 
 use crate::budget::{INGRESS_FRAMES_MAX, OWNER_QUEUE_FULL};
-use crate::drops::{DropLog, Refusal};
+use crate::clock::wall_clock;
+use crate::drops::{DropLog, Refusal, refusal_of};
 use crate::gateway::{GatewayEvent, GatewayUplink, Ingress};
 use crate::index::{Candidate, DevAddrIndex};
 use crate::join::JoinCopy;
 use crate::metrics::{Metrics, Sizes};
 use crate::owner::{OwnerMessage, VerifiedCopy, owner_of};
-use crate::records::data_rate_text;
-use crate::run::wall_clock;
 
 /// Where verified frames and gateway news go.
 pub(crate) struct Ingest {
@@ -259,16 +258,6 @@ fn try_one(frame: &DataUp<'_>, copy: &GatewayUplink, candidate: &Candidate) -> O
         }
         Outcome::Exhausted | Outcome::NoMatch | Outcome::Replayed(_) => None,
     }
-}
-
-/// What a copy tells about itself.
-pub(crate) fn refusal_of(copy: &GatewayUplink, reason: DropReason) -> Refusal {
-    let mut refusal = Refusal::new(copy.received_at, reason);
-    refusal.gateway = Some(copy.gateway);
-    refusal.phy = Some(Arc::clone(&copy.phy));
-    refusal.freq_hz = copy.freq.value();
-    refusal.data_rate = data_rate_text(copy.modulation);
-    refusal
 }
 
 /// The last genuine frames, so that their further copies cost no MIC. Compared byte by byte.

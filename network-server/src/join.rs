@@ -26,8 +26,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 use crate::budget::{JOIN_ACCEPT_DELAY2_MS, JOIN_KEPT_MS, JOIN_MS, JOINS_IN_FLIGHT_MAX, JOINS_PER_DEVICE_MAX};
+use crate::drops::refusal_of;
 use crate::gateway::GatewayUplink;
-use crate::ingest::refusal_of;
 use crate::metrics::Metrics;
 use crate::owner::{OwnerMessage, Shared, Taken, run_on_owner, seconds, whole};
 use crate::records;

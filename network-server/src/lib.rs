@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod metrics;
 pub mod remote;
 
+mod clock;
 mod downlink;
 mod index;
 mod ingest;

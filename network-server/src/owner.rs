@@ -24,16 +24,16 @@ use store::{Journal, Sealer, Submission};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::budget::{GATEWAY_LEAD_MS, JOINS_REMEMBERED_MAX, PENDING_SESSIONS_MAX, SHARDS};
+use crate::clock::Clock;
 use crate::downlink::{DownlinkJob, DownlinkMessage};
 use crate::drops::DropLog;
+use crate::drops::refusal_of;
 use crate::gateway::{Bucket, GatewayUplink, RateLimit};
 use crate::index::{Candidate, DevAddrIndex};
-use crate::ingest::refusal_of;
 use crate::join::{JoinCopy, JoinJob};
 use crate::metrics::{Metrics, Sizes};
 use crate::profiles::ProfileEntry;
 use crate::records::{self, DownlinkNote};
-use crate::run::Clock;
 use crate::transmit::by_signal;
 
 /// Which of `owners` owner threads a device belongs to.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use crossbeam_channel::Sender;
@@ -11,7 +11,6 @@ use mac::dedup::WINDOW_MS;
 use mac::ids::{DevEui, FCntUp, GatewayEui, NetId, SessionId};
 use mac::region::RegionId;
 use mac::session::Session;
-use mac::units::{Mono, Timestamp};
 use prometheus_client::registry::Registry;
 use proto::port::{JoinPort, NetworkPort, PayloadPort};
 use proto::v1;
@@ -21,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::{DOWNLINKS_IN_FLIGHT_MAX, DRAIN_MS, JOINS_IN_FLIGHT_MAX, OWNER_QUEUE_MAX};
+use crate::clock::Clock;
 use crate::control::Control;
 use crate::downlink::{DownlinkMessage, Downlinks};
 use crate::drops::DropLog;
@@ -83,33 +83,6 @@ pub enum StartError {
     /// The system gives no thread.
     #[error("no thread could be started")]
     Thread(#[source] std::io::Error),
-}
-
-/// The clocks: one that never jumps for windows and deadlines, the wall clock for what people read.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    started: Instant,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self { started: Instant::now() }
-    }
-
-    pub(crate) fn mono(self) -> Mono {
-        Mono::from_us(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
-    }
-
-    #[allow(clippy::unused_self, reason = "both clocks are read through this type")]
-    pub(crate) fn wall(self) -> Timestamp {
-        wall_clock()
-    }
-}
-
-/// The wall clock; before 1970 it is 1970.
-pub(crate) fn wall_clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_us(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// The running network server.

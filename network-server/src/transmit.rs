@@ -18,9 +18,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::budget::{GATEWAY_LEAD_MS, TX_ACK_MS};
+use crate::clock::Clock;
 use crate::gateway::{GatewayUplink, Gateways, Polarization, TxOutcome, TxRequest, TxTime, UdpServer};
 use crate::metrics::Metrics;
-use crate::run::Clock;
 
 /// One receive window of a device.
 #[derive(Clone, Copy, Debug)]
