@@ -183,7 +183,9 @@ impl Downlinks {
         job: &DownlinkJob,
         answer: Option<pb::TakePayloadResponse>,
     ) -> Option<(BuiltDownlink, Option<pb::TakePayloadResponse>)> {
-        let more_pending = answer.as_ref().is_some_and(|answer| answer.more_pending);
+        // Asked and not answered in time: what was asked for still waits.
+        let more_pending =
+            answer.as_ref().map_or_else(|| job.plan.ask_payload.is_some(), |answer| answer.more_pending);
         if let Some(item) = answer.filter(|answer| answer.has_payload) {
             let app = AppPayload {
                 f_port: u8::try_from(item.f_port).unwrap_or(0),
