@@ -17,9 +17,10 @@ use proto::v1;
 use store::{NetworkDeviceRow, Store, StoreError};
 
 use crate::budget::LOG_PAGE_MAX;
+use crate::deltas::whole;
 use crate::gateway::{GatewayStatus, Gateways};
 use crate::index::Candidate;
-use crate::owner::{Device, Owner, OwnerMessage, Shared, owner_of, run_on, whole};
+use crate::owner::{Device, Owner, OwnerMessage, Shared, owner_of, run_on};
 use crate::profiles::{ProfileEntry, Profiles, from_message};
 use crate::run::gateway_config;
 use crate::seal::seal_keys;

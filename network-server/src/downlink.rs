@@ -22,13 +22,15 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::budget::{COMMIT_PATIENCE_MS, DOWNLINKS_IN_FLIGHT_MAX, PAYLOAD_MS};
+use crate::deltas::down_counters_of;
 use crate::drops::refusal_of;
 use crate::gateway::GatewayUplink;
 
 use crate::index::Candidate;
-use crate::owner::{OwnerMessage, Shared, VerifiedCopy, down_counters_of, heard_at, run_on_owner, seconds};
+use crate::owner::{OwnerMessage, Shared, VerifiedCopy, run_on_owner, seconds};
 use crate::records::DownlinkNote;
 use crate::transmit::{Frame, Sent, Transmitter, Window, best_first};
+use crate::uplink::heard_at;
 
 /// A downlink whose counters are committed.
 #[derive(Debug)]

@@ -26,10 +26,11 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 use crate::budget::{JOIN_ACCEPT_DELAY2_MS, JOIN_KEPT_MS, JOIN_MS, JOINS_IN_FLIGHT_MAX, JOINS_PER_DEVICE_MAX};
+use crate::deltas::whole;
 use crate::drops::refusal_of;
 use crate::gateway::GatewayUplink;
 use crate::metrics::Metrics;
-use crate::owner::{OwnerMessage, Shared, Taken, run_on_owner, seconds, whole};
+use crate::owner::{OwnerMessage, Shared, Taken, run_on_owner, seconds};
 use crate::records;
 use crate::seal::seal_keys;
 use crate::transmit::{Frame, Sent, Transmitter, Window, best_first, by_signal};

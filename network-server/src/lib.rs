@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod remote;
 
 mod clock;
+mod deltas;
 mod downlink;
 mod index;
 mod ingest;
@@ -22,5 +23,6 @@ mod records;
 mod run;
 mod seal;
 mod transmit;
+mod uplink;
 
 pub use run::{NetworkConfig, NetworkServer, StartError};

@@ -11,20 +11,18 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use hashbrown::HashMap;
 use mac::dedup::{Closed, Counter, Dedup, DedupLimits, FrameId, Handled, Reception};
 use mac::drop_reason::DropReason;
-use mac::ids::{DevEui, FCntUp, GatewayEui};
-use mac::session::{Profile, Session};
-use mac::units::{Mono, Timestamp};
-use mac::uplink::{self, DeviceAnswer, QueueHint, RadioContext, Reply, Step};
+use mac::ids::{DevEui, GatewayEui};
+use mac::session::Session;
+use mac::units::Mono;
+use mac::uplink::{self, QueueHint};
 use mac::verify::Proof;
 use proto::internal as pb;
-use proto::internal::record::Kind;
-use proto::port::NOT_ACKNOWLEDGED;
-use proto::v1::DownlinkState;
 use store::{Journal, Sealer, Submission};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::budget::{GATEWAY_LEAD_MS, JOINS_REMEMBERED_MAX, PENDING_SESSIONS_MAX, SHARDS};
+use crate::budget::{JOINS_REMEMBERED_MAX, PENDING_SESSIONS_MAX, SHARDS};
 use crate::clock::Clock;
+use crate::deltas::{delta_of, removed};
 use crate::downlink::{DownlinkJob, DownlinkMessage};
 use crate::drops::DropLog;
 use crate::drops::refusal_of;
@@ -33,8 +31,9 @@ use crate::index::{Candidate, DevAddrIndex};
 use crate::join::{JoinCopy, JoinJob};
 use crate::metrics::{Metrics, Sizes};
 use crate::profiles::ProfileEntry;
-use crate::records::{self, DownlinkNote};
+use crate::records::{self};
 use crate::transmit::by_signal;
+use crate::uplink::{count_note, low_half_of_time, radio_context, step_records, uplink_record};
 
 /// Which of `owners` owner threads a device belongs to.
 pub(crate) fn owner_of(dev_eui: DevEui, owners: usize) -> usize {
@@ -618,178 +617,10 @@ fn retire_older(
     }
 }
 
-pub(crate) fn removed(session: &Session) -> pb::Delta {
-    pb::Delta {
-        dev_eui: session.dev_eui.value(),
-        session_id: session.id.value(),
-        removed: true,
-        ..pb::Delta::default()
-    }
-}
-
-/// What an accepted uplink changes: its own counter, not the session's, which may count a frame already whose window is
-/// still open; the counters of downlinks; the cold state when it changed.
-fn delta_of(session: &Session, accepted: Option<FCntUp>, step: &Step) -> pb::Delta {
-    pb::Delta {
-        fcnt_up_plus_1: accepted.map(|fcnt| u64::from(fcnt.value()) + 1),
-        state: step.mac_changed.then(|| session.pack()),
-        ..down_counters_of(session)
-    }
-}
-
-/// A session as it begins.
-pub(crate) fn whole(session: &Session, sealed_keys: Vec<u8>) -> pb::Delta {
-    pb::Delta {
-        sealed_keys: Some(sealed_keys),
-        state: Some(session.pack()),
-        fcnt_up_plus_1: Some(session.fcnt_up.map_or(0, |fcnt| u64::from(fcnt.value()) + 1)),
-        ..down_counters_of(session)
-    }
-}
-
-/// What is not handed out of a session's downlink counters.
-pub(crate) fn down_counters_of(session: &Session) -> pb::Delta {
-    pb::Delta {
-        dev_eui: session.dev_eui.value(),
-        session_id: session.id.value(),
-        n_fcnt_down: Some(session.n_fcnt_down),
-        a_fcnt_down: session.version.is_1_1().then_some(session.a_fcnt_down),
-        ..pb::Delta::default()
-    }
-}
-
-fn radio_context(
-    profile: &Profile,
-    session: &Session,
-    closed: &Closed<VerifiedCopy>,
-    now: Mono,
-) -> RadioContext {
-    let region = profile.region();
-    let copies = &closed.receptions;
-    let first = copies.first().map(|copy| &copy.uplink);
-    let freq = first.map(|uplink| uplink.freq).unwrap_or_default();
-    let dr =
-        first.and_then(|uplink| region.data_rate_up(uplink.modulation, profile.revision)).unwrap_or_default();
-    let in_time = now.plus_ms(GATEWAY_LEAD_MS) <= heard_at(closed).plus_ms(session.rx2_delay_ms());
-    RadioContext {
-        freq,
-        dr,
-        channel: region.uplink_channel(freq, dr, &session.extra_channels(profile)),
-        snr_db: copies.iter().filter_map(|copy| copy.uplink.snr_db).max_by(f32::total_cmp),
-        gateway_count: copies.len(),
-        ended_at_gps_us: copies
-            .iter()
-            .find_map(|copy| gps_time_us(&copy.uplink))
-            .or_else(|| first.map(|uplink| mac::gps::gps_from_unix_us(uplink.received_at.us()))),
-        reply: if in_time { Reply::Possible } else { Reply::TooLate },
-    }
-}
-
-/// When the first copy came from its socket; the owner may have seen it later.
-pub(crate) fn heard_at(closed: &Closed<VerifiedCopy>) -> Mono {
-    closed.receptions.iter().map(|copy| copy.uplink.received).min().unwrap_or(closed.opened_at)
-}
-
-/// The gateway's own GPS time of the end of the frame, when the server's clock finds it plausible: a gateway is not
-/// authenticated, and a device would believe it.
-fn gps_time_us(copy: &GatewayUplink) -> Option<i64> {
-    let claimed_us = i64::try_from(copy.gps_time_ms?).ok()?.checked_mul(1_000)?;
-    let here_us = mac::gps::gps_from_unix_us(copy.received_at.us());
-    (claimed_us.abs_diff(here_us) <= GPS_TRUST_US).then_some(claimed_us)
-}
-
-fn uplink_record(
-    uplink: &mac::verify::VerifiedUplink<'_>,
-    step: &Step,
-    closed: &Closed<VerifiedCopy>,
-    radio: &RadioContext,
-    session: &Session,
-    at: Timestamp,
-    id_salt: u32,
-) -> pb::Record {
-    let frame = uplink.frame();
-    let payload =
-        step.app_payload.as_ref().and_then(|data| frame.msg.get(data.bytes.clone())).unwrap_or_default();
-    let copies = &closed.receptions;
-    let first = copies.first().map(|copy| &copy.uplink);
-    let coding_rate = first.and_then(|uplink| uplink.coding_rate).unwrap_or_default();
-    let airtime = first
-        .and_then(|uplink| mac::airtime::airtime_us(uplink.modulation, coding_rate, uplink.phy.len(), true));
-    let kind = Kind::Uplink(pb::UplinkRecord {
-        session_id: session.id.value(),
-        dev_addr: records::address(session.dev_addr),
-        fcnt_up: uplink.fcnt().value(),
-        f_port: frame.f_port.map(u32::from),
-        frm_payload: payload.to_vec(),
-        confirmed: frame.confirmed,
-        adr: frame.adr,
-        receptions: copies.iter().map(|copy| records::reception(&copy.uplink, at, false)).collect(),
-        frequency_hz: radio.freq.value(),
-        airtime_us: airtime.and_then(|us| u32::try_from(us).ok()).unwrap_or(0),
-        modulation: first.map(|uplink| records::modulation(uplink.modulation, Some(radio.dr), coding_rate)),
-        id_salt,
-    });
-    records::record(at, Some(session.dev_eui), kind)
-}
-
-/// Events beside the uplink itself.
-fn step_records(step: &Step, session: &Session, at: Timestamp, out: &mut Vec<pb::Record>) {
-    let dev_eui = Some(session.dev_eui);
-    if let Some(status) = step.status {
-        let kind = Kind::DeviceStatus(pb::DeviceStatusRecord {
-            battery: u32::from(status.battery),
-            margin_db: i32::from(status.margin_db),
-        });
-        out.push(records::record(at, dev_eui, kind));
-    }
-    if let Some(answer) = step.device_answer {
-        let (fcnt, state, reason) = match answer {
-            DeviceAnswer::Acknowledged(fcnt) => (fcnt, DownlinkState::DeviceAcknowledged, ""),
-            DeviceAnswer::NotAcknowledged(fcnt) => (fcnt, DownlinkState::Failed, NOT_ACKNOWLEDGED),
-        };
-        let note = DownlinkNote {
-            dev_eui: session.dev_eui,
-            session_id: session.id,
-            item_id: String::new(),
-            fcnt_down: Some(fcnt.value()),
-            gateway: None,
-        };
-        out.push(note.record(at, state, reason));
-    }
-    for note in &step.notes {
-        out.push(records::error(at, dev_eui, note.code(), note.to_string()));
-    }
-}
-
-/// A frame that was taken, but not whole, is counted and told beside the refused ones.
-fn count_note(
-    drops: &DropLog,
-    note: uplink::Note,
-    copy: &GatewayUplink,
-    session: &Session,
-    uplink: &mac::verify::VerifiedUplink<'_>,
-) {
-    let Some(reason) = DropReason::from_code(note.code()) else { return };
-    let mut refusal = refusal_of(copy, reason);
-    refusal.dev_eui = Some(session.dev_eui);
-    refusal.dev_addr = Some(session.dev_addr);
-    refusal.fcnt = Some(uplink.fcnt().value());
-    refusal.detail = note.to_string();
-    drops.refuse(refusal);
-}
-
-/// Microseconds modulo 2^32, never 0.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the low half is meant")]
-fn low_half_of_time(at: Timestamp) -> u32 {
-    (at.us() as u32).max(1)
-}
-
 pub(crate) fn seconds(us: u64) -> f64 {
     Duration::from_micros(us).as_secs_f64()
 }
 
-/// How far a gateway's GPS time may lie from the server's.
-const GPS_TRUST_US: u64 = 5_000_000;
 const MESSAGES_A_TURN: usize = 64;
 /// An owner that waits for the disk answers late; whoever asked should not wait for ever.
 const OWNER_ANSWER: Duration = Duration::from_secs(5);
