@@ -144,3 +144,46 @@ pub(crate) fn low_half_of_time(at: Timestamp) -> u32 {
 
 /// How far a gateway's GPS time may lie from the server's.
 const GPS_TRUST_US: u64 = 5_000_000;
+
+#[cfg(test)]
+mod tests {
+    use mac::ids::GatewayEui;
+    use mac::region::Modulation;
+    use mac::units::Hz;
+
+    use super::*;
+
+    fn heard(received_at: Timestamp, gps_time_ms: Option<u64>) -> GatewayUplink {
+        GatewayUplink {
+            gateway: GatewayEui::new(1),
+            phy: [0x40; 12].as_slice().into(),
+            freq: Hz::new(868_100_000),
+            modulation: Modulation::Lora { sf: 7, bw_hz: 125_000 },
+            coding_rate: None,
+            rssi_dbm: -80.0,
+            snr_db: Some(7.0),
+            tmst_us: 0,
+            antenna: 0,
+            board: None,
+            channel: 0,
+            gateway_time: None,
+            gps_time_ms,
+            fine_time_ns: None,
+            received: Mono::from_us(0),
+            received_at,
+        }
+    }
+
+    /// MAC-035: a device would believe the time it is told, so a gateway's clock counts only near the server's own.
+    #[test]
+    fn a_gateway_that_claims_another_year_is_not_believed() {
+        let received_at = Timestamp::from_us(1_795_500_000_000_000);
+        let here_ms = u64::try_from(mac::gps::gps_from_unix_us(received_at.us()) / 1_000).expect("after 1980");
+        let near = here_ms - 150;
+        assert_eq!(gps_time_us(&heard(received_at, Some(near))), i64::try_from(near * 1_000).ok());
+        for lie_ms in [here_ms + 31_536_000_000, here_ms - 31_536_000_000, 0, u64::MAX] {
+            assert_eq!(gps_time_us(&heard(received_at, Some(lie_ms))), None);
+        }
+        assert_eq!(gps_time_us(&heard(received_at, None)), None);
+    }
+}
