@@ -60,11 +60,13 @@ async fn fifty_kills_under_load_lose_nothing_and_reuse_no_counter() {
         let client = loam.client();
         let watcher = tokio::spawn(watch(client.clone(), Arc::clone(&seen)));
         let lifetime = Duration::from_millis(rng.random_range(250..700));
+        let mut air = Air::connect(&loam).await;
         // Being cut off is the point.
-        let _ = tokio::time::timeout(lifetime, load(&loam, &client, &mut devices, &seen, &mut rng)).await;
+        let _ = tokio::time::timeout(lifetime, load(&mut air, &client, &mut devices, &mut rng)).await;
         loam.kill();
         watcher.abort();
         let _ = watcher.await;
+        air.deliver(&mut devices, &seen);
         let faults = std::mem::take(&mut seen.lock().expect("no panic").faults);
         assert!(faults.is_empty(), "round {round}: {faults:#?}");
     }
@@ -176,8 +178,17 @@ async fn watch(client: Client, seen: Arc<Mutex<Seen>>) {
 struct Air {
     gateways: Vec<VirtualGateway>,
     downlinks: Vec<Downlinks>,
-    /// (gateway, tmst at its end) of each copy → (device, FCntUp, confirmed).
-    sent: BTreeMap<(u64, u32), (u64, u32, bool)>,
+    /// (gateway, tmst at its end) of each copy → the uplink.
+    sent: BTreeMap<(u64, u32), SentUplink>,
+}
+
+#[derive(Clone, Copy)]
+struct SentUplink {
+    /// The how many-eth uplink of the round: the order in which answers are on air, whichever gateway sends them.
+    order: usize,
+    dev_eui: u64,
+    fcnt: u32,
+    confirmed: bool,
 }
 
 impl Air {
@@ -195,10 +206,11 @@ impl Air {
     /// One uplink, heard by both gateways.
     async fn send(&mut self, device: &mut VirtualDevice, payload: &[u8], confirmed: bool, pick: u32) -> u32 {
         let uplink = device.uplink(pick, Some((1, payload)), confirmed);
+        let order = self.sent.len();
         for gateway in &self.gateways {
             let tmst_us = gateway.tmst_us();
-            let what = (device.dev_eui().value(), uplink.fcnt, confirmed);
-            self.sent.insert((gateway.eui().value(), tmst_us), what);
+            let (dev_eui, fcnt) = (device.dev_eui().value(), uplink.fcnt);
+            self.sent.insert((gateway.eui().value(), tmst_us), SentUplink { order, dev_eui, fcnt, confirmed });
             let reception = Reception {
                 phy_payload: uplink.phy_payload.clone(),
                 freq_hz: uplink.freq_hz,
@@ -213,49 +225,46 @@ impl Air {
         uplink.fcnt
     }
 
-    /// Hands what the gateways were asked to send to the devices.
+    /// Hands everything the gateways were asked to send to the devices, in the order in which it is on air.
     fn deliver(&mut self, devices: &mut [VirtualDevice], seen: &Mutex<Seen>) {
+        let mut seen = seen.lock().expect("no panic");
+        let mut answers = Vec::new();
         for downlinks in &mut self.downlinks {
             while let Ok(transmission) = downlinks.try_recv() {
-                let mut seen = seen.lock().expect("no panic");
                 let sent_us = transmission.tmst_us.expect("class A names a time");
                 let answered = [1_000_000, 2_000_000].into_iter().find_map(|delay_us| {
                     self.sent.get(&(transmission.gateway.value(), sent_us.wrapping_sub(delay_us)))
                 });
-                let Some(&(dev_eui, fcnt, confirmed)) = answered else {
-                    seen.faults.push(format!("a downlink at {sent_us} answers no uplink"));
-                    continue;
-                };
-                let device = devices.iter_mut().find(|d| d.dev_eui().value() == dev_eui).expect("it sent");
-                match device.take_downlink(&transmission.phy_payload) {
-                    Ok(heard) => {
-                        if !seen.counters_down.insert((dev_eui, heard.fcnt)) {
-                            seen.faults.push(format!("FCntDown {} of {dev_eui:x} was used twice", heard.fcnt));
-                        }
-                        if heard.ack && !confirmed {
-                            seen.faults.push(format!("{dev_eui:x}/{fcnt} was not confirmed and got an ACK"));
-                        }
-                        seen.answered.insert((dev_eui, fcnt));
-                    }
-                    Err(Ignored::CounterReused { got, last }) => {
-                        seen.faults.push(format!("device {dev_eui:x}: FCntDown {got} after {last}"));
-                    }
-                    Err(other) => seen.faults.push(format!("device {dev_eui:x}: {other}")),
+                match answered {
+                    Some(uplink) => answers.push((*uplink, transmission.phy_payload)),
+                    None => seen.faults.push(format!("a downlink at {sent_us} answers no uplink")),
                 }
+            }
+        }
+        answers.sort_by_key(|(uplink, _)| uplink.order);
+        for (SentUplink { dev_eui, fcnt, confirmed, .. }, phy_payload) in answers {
+            let device = devices.iter_mut().find(|d| d.dev_eui().value() == dev_eui).expect("it sent");
+            match device.take_downlink(&phy_payload) {
+                Ok(heard) => {
+                    if !seen.counters_down.insert((dev_eui, heard.fcnt)) {
+                        seen.faults.push(format!("FCntDown {} of {dev_eui:x} was used twice", heard.fcnt));
+                    }
+                    if heard.ack && !confirmed {
+                        seen.faults.push(format!("{dev_eui:x}/{fcnt} was not confirmed and got an ACK"));
+                    }
+                    seen.answered.insert((dev_eui, fcnt));
+                }
+                Err(Ignored::CounterReused { got, last }) => {
+                    seen.faults.push(format!("device {dev_eui:x}: FCntDown {got} after {last}"));
+                }
+                Err(other) => seen.faults.push(format!("device {dev_eui:x}: {other}")),
             }
         }
     }
 }
 
 /// Sends without end: each device in turn; every third frame is confirmed, now and then a downlink is queued.
-async fn load(
-    loam: &Loam,
-    client: &Client,
-    devices: &mut [VirtualDevice],
-    seen: &Mutex<Seen>,
-    rng: &mut StdRng,
-) {
-    let mut air = Air::connect(loam).await;
+async fn load(air: &mut Air, client: &Client, devices: &mut [VirtualDevice], rng: &mut StdRng) {
     let mut turn = 0u32;
     loop {
         let index = usize::try_from(turn).expect("small") % devices.len();
@@ -271,7 +280,6 @@ async fn load(
             // Cut off or not: a queue that grows is fine here.
             let _ = client.clone().downlinks.enqueue_downlink(enqueue).await;
         }
-        air.deliver(devices, seen);
         let pause = tokio::time::timeout(Duration::from_millis(1), std::future::pending::<()>());
         pause.await.expect_err("nothing ends it early");
     }
