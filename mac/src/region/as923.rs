@@ -5,7 +5,7 @@
 
 use super::table::{
     Dwell, DwellDefault, NA, NO_CAP, PayloadTable, PowerTable, RateRow, Revisions, Rx1Table, SubBand, Way,
-    both, lora,
+    both, channel, lora,
 };
 use super::{Channel, DataRate, Modulation, Plan, Region, RegionId};
 use crate::units::{Dbm, Hz};
@@ -55,10 +55,6 @@ const fn group(
 
 const fn channels(below_group_1_hz: u32) -> [Channel; 2] {
     [channel(0, 923_200_000 - below_group_1_hz), channel(1, 923_400_000 - below_group_1_hz)]
-}
-
-const fn channel(index: u8, freq_hz: u32) -> Channel {
-    Channel { index, freq: Hz::new(freq_hz), dr_min: DataRate::new(0), dr_max: DataRate::new(5) }
 }
 
 const fn sub_band(index: u8, from_hz: u32, to_hz: u32) -> SubBand {

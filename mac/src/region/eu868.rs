@@ -1,10 +1,10 @@
 //! Europe, 863 to 870 MHz (RP002-1.0.5 §3.4).
 
 use super::table::{
-    Dwell, NO_CAP, PayloadTable, PowerTable, RateRow, Revisions, Rx1Table, SubBand, Way, both, erp_dbm, lora,
-    up,
+    Dwell, NO_CAP, PayloadTable, PowerTable, RateRow, Revisions, Rx1Table, SubBand, Way, both, channel,
+    erp_dbm, lora, up,
 };
-use super::{Channel, DataRate, LrFhssCodingRate, Modulation, Plan, Region, RegionId};
+use super::{DataRate, LrFhssCodingRate, Modulation, Plan, Region, RegionId};
 use crate::units::{Dbm, Hz};
 use crate::version::RegionalRevision::{
     Rp001_1_0_2, Rp001_1_0_2B, Rp002_1_0_1, Rp002_1_0_2, Rp002_1_0_4, Rp002_1_0_5,
@@ -41,10 +41,6 @@ pub(super) static EU868: Region = Region {
 };
 
 const MAX_EIRP: Dbm = Dbm::new(16.0);
-
-const fn channel(index: u8, freq_hz: u32) -> Channel {
-    Channel { index, freq: Hz::new(freq_hz), dr_min: DataRate::new(0), dr_max: DataRate::new(5) }
-}
 
 const LR_FHSS: Revisions = Revisions::since(Rp002_1_0_2);
 const SF5: Revisions = Revisions::since(Rp002_1_0_5);

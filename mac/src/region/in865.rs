@@ -1,9 +1,10 @@
 //! India, 865 to 867 MHz (RP002-1.0.5 §3.12).
 
 use super::table::{
-    Dwell, NA, NO_CAP, PayloadTable, PowerTable, RateRow, Revisions, Rx1Table, SubBand, Way, both, lora,
+    Dwell, NA, NO_CAP, PayloadTable, PowerTable, RateRow, Revisions, Rx1Table, SubBand, Way, both, channel,
+    lora,
 };
-use super::{Channel, DataRate, Modulation, Plan, Region, RegionId};
+use super::{DataRate, Modulation, Plan, Region, RegionId};
 use crate::units::{Dbm, Hz};
 use crate::version::RegionalRevision::{Rp001_1_1B, Rp002_1_0_0, Rp002_1_0_4, Rp002_1_0_5};
 
@@ -47,10 +48,6 @@ const MAX_EIRP: Dbm = Dbm::new(30.0);
 /// RP001 knows no RX1 data rate above 5, whatever the offset adds.
 const RP001_DR_MAX: u8 = 5;
 const SF5: Revisions = Revisions::since(Rp002_1_0_5);
-
-const fn channel(index: u8, freq_hz: u32) -> Channel {
-    Channel { index, freq: Hz::new(freq_hz), dr_min: DataRate::new(0), dr_max: DataRate::new(5) }
-}
 
 const DATA_RATES: &[RateRow] = &[
     both(0, lora(12, 125_000), Revisions::ALL),

@@ -1,6 +1,6 @@
 //! The shapes of the regional tables: a row says for which revisions of the documents it holds.
 
-use super::{DataRate, Modulation};
+use super::{Channel, DataRate, Modulation};
 use crate::units::{Dbm, Hz};
 use crate::version::RegionalRevision;
 
@@ -56,6 +56,11 @@ pub(super) struct RateRow {
     pub(super) modulation: Modulation,
     pub(super) way: Way,
     pub(super) revisions: Revisions,
+}
+
+/// A default channel of a dynamic plan: data rates 0 to 5.
+pub(super) const fn channel(index: u8, freq_hz: u32) -> Channel {
+    Channel { index, freq: Hz::new(freq_hz), dr_min: DataRate::new(0), dr_max: DataRate::new(5) }
 }
 
 pub(super) const fn both(dr: u8, modulation: Modulation, revisions: Revisions) -> RateRow {
