@@ -8,6 +8,7 @@ use proto::internal::{self as pb, record};
 use proto::v1;
 use proto::v1::watch_request::Start;
 use proto::v1::watch_response::Item;
+use tokio::sync::watch;
 use tonic::Code;
 
 use super::world::{APP_S_KEY, DEV_EUI, PATIENCE, SESSION, World, config, from_earliest, until, uplink};
@@ -83,16 +84,22 @@ async fn no_event_is_skipped_or_doubled_where_a_watcher_reaches_the_head_or_fall
     let total = 3_000_u32;
     world.network.log_record(join(1));
     let mut readers = Vec::new();
+    let (written, _) = watch::channel(0_u32);
+    let (read, mut seen) = watch::channel([0_u32; 6]);
     for reader in 0..6_u32 {
         let world = world.clone();
+        let (mut written, read) = (written.subscribe(), read.clone());
         readers.push(tokio::spawn(async move {
             let mut stream = world.watch(from_earliest()).await;
             for expected in 0..total {
                 let uplink = stream.uplink().await;
                 assert_eq!(uplink.fcnt_up, expected, "reader {reader}");
                 assert_eq!(uplink.payload, expected.to_be_bytes(), "reader {reader}");
+                read.send_modify(|read| read[reader as usize] = expected);
                 if expected % 500 == 0 && reader % 2 == 1 {
-                    tokio::time::sleep(Duration::from_millis(u64::from(reader) * 10)).await;
+                    // Falls behind by more than the ring holds.
+                    let ahead = (expected + 100 * reader).min(total - 1);
+                    written.wait_for(|written| *written >= ahead).await.unwrap();
                 }
             }
         }));
@@ -102,8 +109,11 @@ async fn no_event_is_skipped_or_doubled_where_a_watcher_reaches_the_head_or_fall
         if fcnt % 7 == 0 {
             tokio::task::yield_now().await;
         }
+        written.send_replace(fcnt);
         if fcnt % 400 == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            // Those that do not lag reach the head.
+            let reached = seen.wait_for(|read| read.iter().step_by(2).all(|read| *read >= fcnt));
+            tokio::time::timeout(PATIENCE, reached).await.expect("readers at the head").unwrap();
         }
     }
     for reader in readers {
