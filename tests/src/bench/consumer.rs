@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use proto::v1;
@@ -15,7 +15,7 @@ use tonic::transport::Endpoint;
 use tonic::{Request, Streaming};
 
 use super::server::Server;
-use super::{machine, now_us};
+use super::{machine, now_us, wait_until_still};
 
 /// What an event is to a measurement.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -83,18 +83,7 @@ impl Consumer {
     /// Waits until every frame's event is there, or nothing has come for `quiet`, and then a moment for events that must not come.
     pub(crate) fn wait(&self, quiet: Duration) {
         let frames = self.delivery.arrived_us.len() as u64;
-        let begun = Instant::now();
-        let mut last = (0, Instant::now());
-        loop {
-            let unique = self.delivery.unique.load(Ordering::Acquire);
-            if unique != last.0 {
-                last = (unique, Instant::now());
-            }
-            if unique >= frames || last.1.elapsed() > quiet || begun.elapsed() > WAIT_DEADLINE {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until_still(&self.delivery.unique, frames, quiet);
         std::thread::sleep(AFTERMATH);
     }
 
@@ -184,8 +173,6 @@ impl Reader {
 }
 
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
-/// However slowly events trickle in, nobody waits longer for the last one.
-const WAIT_DEADLINE: Duration = Duration::from_secs(60);
 /// In which an event that was delivered twice would show.
 const AFTERMATH: Duration = Duration::from_millis(300);
 const WINDOW_LEN: u32 = 4 << 20;

@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
@@ -30,7 +30,7 @@ use super::fleet::{EU868, Fleet, PUSH_ACK, ask_for_buffer};
 use super::options::Options;
 use super::prepare::GATEWAYS;
 use super::sender::{Pace, Sent, send_all};
-use super::{float, machine, now_us, percentile, say, step};
+use super::{float, machine, now_us, percentile, say, step, wait_until_still};
 
 /// What the floor costs.
 #[derive(Clone, Copy, Debug)]
@@ -138,7 +138,7 @@ fn run(options: &Options, rate: Option<u32>, uplinks: u64) -> Result<Measured> {
         let sender = scope.spawn(|| send_all(&fleet, &frames, pace, &[]));
         let sent = sender.join();
         if let Ok(Ok(sent)) = &sent {
-            wait_for(&datagrams, sent.datagrams);
+            wait_until_still(&datagrams, sent.datagrams, Duration::from_millis(500));
         }
         stop.store(true, Ordering::Release);
         let taken = receiver.join();
@@ -162,21 +162,6 @@ fn run(options: &Options, rate: Option<u32>, uplinks: u64) -> Result<Measured> {
             commit_p99_ms: step::ms(percentile(&mut commits, 0.99)),
         })
     })
-}
-
-/// Waits until all datagrams were taken, or none has come for a while.
-fn wait_for(datagrams: &AtomicU64, all: u64) {
-    let mut last = (0, Instant::now());
-    loop {
-        let taken = datagrams.load(Ordering::Acquire);
-        if taken != last.0 {
-            last = (taken, Instant::now());
-        }
-        if taken >= all || last.1.elapsed() > Duration::from_millis(500) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 fn socket() -> Result<UdpSocket> {

@@ -3,7 +3,7 @@
 //! In US915, which has no duty cycle: in EU868 a gateway may send some hundred accepts an hour.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
@@ -25,7 +25,7 @@ use super::report::{Figure, Report};
 use super::sender::{Pace, Sent, send_all};
 use super::server::{START_DEADLINE, Server};
 use super::step::{difference, ms};
-use super::{float, now_us, percentile, say};
+use super::{float, now_us, percentile, say, wait_until_still};
 
 pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<()> {
     let count = options.join_rate * options.seconds;
@@ -163,7 +163,7 @@ impl Run<'_> {
             let sent =
                 scope.spawn(|| send_all(self.fleet, &frames, Pace::PerSecond(self.rate), &sent_at_us)).join();
             consumer.wait(QUIET);
-            accepts.wait(u64::from(self.count));
+            wait_until_still(&accepts.unique, u64::from(self.count), QUIET);
             stop.store(true, Ordering::Release);
             (sent, drain.join())
         });
@@ -218,21 +218,6 @@ impl Accepts {
             None => &self.other,
         };
         counter.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Waits until all are there, or none has come for a while.
-    fn wait(&self, all: u64) {
-        let mut last = (0, Instant::now());
-        loop {
-            let unique = self.unique.load(Ordering::Acquire);
-            if unique != last.0 {
-                last = (unique, Instant::now());
-            }
-            if unique >= all || last.1.elapsed() > QUIET {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
     }
 }
 

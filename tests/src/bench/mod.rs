@@ -21,6 +21,9 @@ pub(crate) mod sizes;
 pub(crate) mod step;
 pub(crate) mod traffic;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 /// Says what happens now.
 pub(crate) fn say(text: impl std::fmt::Display) {
     eprintln!("  {text}");
@@ -28,9 +31,28 @@ pub(crate) fn say(text: impl std::fmt::Display) {
 
 /// Microseconds of a monotonic clock since the program began; never 0, which stands for "not yet".
 pub(crate) fn now_us() -> u64 {
-    static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
 }
+
+/// Waits until the count has reached `all`, or has not risen for `quiet`; never longer than [`WAIT_DEADLINE`].
+pub(crate) fn wait_until_still(count: &AtomicU64, all: u64, quiet: Duration) {
+    let begun = Instant::now();
+    let mut last = (0, Instant::now());
+    loop {
+        let now = count.load(Ordering::Acquire);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        if now >= all || last.1.elapsed() > quiet || begun.elapsed() > WAIT_DEADLINE {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// However slowly a count trickles in, nobody waits longer for the last one.
+const WAIT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The value below which this share of the values lies; 0 without values. Sorts.
 pub(crate) fn percentile(values: &mut [i64], share: f64) -> i64 {
