@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use loam_tests::Client;
 use loam_tests::story::{self, DEV_ADDR, DEVICE, GATEWAY, Stand, Stream, hex};
 use mac::region::DataRate;
-use proto::v1::{self, Region, event};
+use proto::v1::{self, event};
 use simulator::device::VirtualDevice;
 use tonic::Code;
 
-use crate::{counts_agree, device_state};
+use crate::{MODERN_PROFILE, counts_agree, create_modern_profile, device_state};
 
 /// FCNT-001, FCNT-006, FCNT-016, CRYPTO-001, REGION-024: no frame changes anything before it is found genuine and new.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,19 +133,8 @@ async fn commands_that_are_cut_off_do_not_cost_the_payload() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_payload_too_long_is_refused_up_and_down() {
     let mut stand = Stand::set_up().await;
-    let modern = v1::Profile {
-        id: "modern".into(),
-        mac_version: v1::MacVersion::MacVersion104.into(),
-        regional_revision: v1::RegionalRevision::Rp002104.into(),
-        ..story::profile(Region::Eu868)
-    };
-    stand
-        .client
-        .profiles
-        .create_profile(v1::CreateProfileRequest { profile: Some(modern) })
-        .await
-        .expect("a new profile");
-    let moved = v1::Device { profile_id: "modern".into(), ..story::device(DEVICE) };
+    create_modern_profile(&stand.client).await;
+    let moved = v1::Device { profile_id: MODERN_PROFILE.into(), ..story::device(DEVICE) };
     stand
         .client
         .devices

@@ -4,29 +4,21 @@ use std::collections::BTreeMap;
 
 use loam_tests::story::{self, DEVICE, Stand, Stream, hex};
 use loam_tests::{Client, DEADLINE};
-use proto::v1::{self, Region};
+use proto::v1;
 
-use crate::{APP_KEY, JOIN_EUI, OTHER_KEY, counts_agree, device_state, otaa, register_otaa};
+use crate::{
+    APP_KEY, JOIN_EUI, MODERN_PROFILE, OTHER_KEY, counts_agree, create_modern_profile, device_state, otaa,
+    register_otaa,
+};
 
 /// JOIN-001, JOIN-002, JOIN-004, JOIN-006, JOIN-007, JOIN-020: nobody answers them, and only a genuine request uses a nonce.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_join_that_is_not_to_be_answered_uses_up_nothing() {
     let mut stand = Stand::set_up().await;
     let dev_eui = DEVICE + 7;
-    let modern = v1::Profile {
-        id: "modern".into(),
-        mac_version: v1::MacVersion::MacVersion104.into(),
-        regional_revision: v1::RegionalRevision::Rp002104.into(),
-        ..story::profile(Region::Eu868)
-    };
-    stand
-        .client
-        .profiles
-        .create_profile(v1::CreateProfileRequest { profile: Some(modern) })
-        .await
-        .expect("a new profile");
+    create_modern_profile(&stand.client).await;
     register_otaa(&stand.client, dev_eui, story::PROFILE, &APP_KEY).await;
-    register_otaa(&stand.client, dev_eui + 1, "modern", &APP_KEY).await;
+    register_otaa(&stand.client, dev_eui + 1, MODERN_PROFILE, &APP_KEY).await;
     register_otaa(&stand.client, dev_eui + 2, story::PROFILE, &APP_KEY).await;
     let keyless = v1::DeleteKeysRequest { dev_eui: format!("{:016x}", dev_eui + 2) };
     stand.client.devices.delete_keys(keyless).await.expect("keys to delete");

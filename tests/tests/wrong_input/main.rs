@@ -17,6 +17,7 @@ use proto::v1;
 use simulator::device::{RootKeys, VirtualDevice};
 
 const JOIN_EUI: u64 = 0x70b3_d57e_d000_0001;
+const MODERN_PROFILE: &str = "modern";
 const APP_KEY: [u8; 16] = *b"\x8a\x3f\x5c\x1e\x9b\x7d\x20\x46\xe1\xc8\xa9\x7f\x3b\x5d\x60\x24";
 const OTHER_KEY: [u8; 16] = *b"\x31\x9c\x77\x02\xd4\x5e\xaa\x18\x0b\xf6\x63\xc9\x25\x8d\x4f\xe0";
 
@@ -45,6 +46,18 @@ async fn device_state(client: &Client, dev_eui: u64) -> v1::DeviceState {
     let request = v1::GetDeviceRequest { dev_eui: format!("{dev_eui:016x}") };
     let answer = client.clone().devices.get_device(request).await.expect("a device").into_inner();
     answer.state.expect("a state")
+}
+
+/// For devices of LoRaWAN 1.0.4.
+async fn create_modern_profile(client: &Client) {
+    let modern = v1::Profile {
+        id: MODERN_PROFILE.into(),
+        mac_version: v1::MacVersion::MacVersion104.into(),
+        regional_revision: v1::RegionalRevision::Rp002104.into(),
+        ..story::profile(v1::Region::Eu868)
+    };
+    let request = v1::CreateProfileRequest { profile: Some(modern) };
+    client.clone().profiles.create_profile(request).await.expect("a new profile");
 }
 
 async fn register_otaa(client: &Client, dev_eui: u64, profile: &str, app_key: &[u8; 16]) {
