@@ -65,7 +65,7 @@ impl Auth {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }
-        let secret: Zeroizing<[u8; 32]> = Zeroizing::new(rand::random());
+        let secret: Zeroizing<[u8; 32]> = Zeroizing::new(seam::random());
         let token = Zeroizing::new(format!(
             "loam_{ADMIN_KEY_ID}_{}",
             Zeroizing::new(hex::encode(secret.as_slice())).as_str()

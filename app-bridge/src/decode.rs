@@ -1,7 +1,7 @@
 //! Records of the log become messages of the stream: decrypted, decoded, encoded.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mac::crypto::{Direction, crypt_frm_payload};
@@ -11,6 +11,7 @@ use prost::Message;
 use proto::internal::{self as pb, record};
 use proto::v1;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::clock::now_us;
 use crate::codec::{Codec, CodecPool, DecodeJob};

@@ -1,7 +1,7 @@
 //! The way of a Join-Request to its answer.
 
 use std::sync::{Mutex as StdMutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aes_kw::{KeyInit, KwAes128};
 use async_trait::async_trait;
@@ -17,6 +17,7 @@ use proto::v1;
 use sha2::{Digest as _, Sha256};
 use store::{JoinCommit, JoinCommitted, JoinDevice, JoinDeviceRow, JoinTables, NonceRule, Sealer, StoreError};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::key_check::check_root_key;

@@ -1,8 +1,7 @@
 //! The only place of this crate that reads the clocks of the system.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
 use mac::units::{Mono, Timestamp};
+use tokio::time::Instant;
 
 /// The clocks: one that never jumps for windows and deadlines, the wall clock for what people read.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +26,5 @@ impl Clock {
 
 /// The wall clock; before 1970 it is 1970.
 pub(crate) fn wall_clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_us(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    Timestamp::from_us(seam::wall_us())
 }

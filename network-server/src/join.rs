@@ -21,7 +21,6 @@ use proto::internal as pb;
 use proto::internal::join_response::Result as JoinResult;
 use proto::internal::record::Kind;
 use proto::port::JoinPort;
-use rand::RngExt as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
@@ -297,9 +296,8 @@ impl Joins {
 
     /// A random address of the network that the device does not have already.
     fn free_address(&self, in_use: &[DevAddr]) -> DevAddr {
-        let mut rng = rand::rng();
         loop {
-            let address = DevAddr::in_net(self.net_id, rng.random());
+            let address = DevAddr::in_net(self.net_id, seam::random());
             if !in_use.contains(&address) {
                 return address;
             }

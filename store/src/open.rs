@@ -38,7 +38,7 @@ pub(crate) async fn directory(directory: &Path) -> Result<Database, StoreError> 
             });
         }
         None => {
-            let id = hex::encode(rand::random::<[u8; 16]>());
+            let id = hex::encode(seam::random::<[u8; 16]>());
             let stamp = Stamp { database_id: id, epoch: 0, head_seq: 0, writes: 0 };
             stamp.write(directory)?;
             stamp

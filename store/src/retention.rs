@@ -1,7 +1,9 @@
 //! The journal's low end: whole rows leave by age and size.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use sqlx::Row;
 

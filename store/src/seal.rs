@@ -32,7 +32,7 @@ impl Sealer {
 
     /// Seals `plain` for one owner (`id`: a DevEUI, a session id) and purpose. The result is 29 bytes longer.
     pub fn seal(&self, purpose: &str, id: u64, plain: &[u8]) -> Vec<u8> {
-        let nonce: [u8; NONCE_LEN] = rand::random();
+        let nonce: [u8; NONCE_LEN] = seam::random();
         let aad = associated_data(purpose, id, KEY_VERSION);
         let body = self
             .cipher
@@ -97,7 +97,7 @@ pub(crate) fn key_file<const N: usize>(path: &Path, absent: Absent) -> Result<Ze
 /// A key nobody knows yet.
 pub(crate) fn random_key<const N: usize>() -> Zeroizing<[u8; N]> {
     let mut key = Zeroizing::new([0; N]);
-    rand::fill(key.as_mut_slice());
+    seam::fill_random(key.as_mut_slice());
     key
 }
 

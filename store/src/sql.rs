@@ -1,7 +1,5 @@
 //! Small conversions between Rust and SQLite.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 const TOP_BIT: u64 = 1 << 63;
 
 /// A 64-bit identifier as SQLite keeps it: signed order of the result is unsigned order of the identifier.
@@ -31,7 +29,7 @@ pub(crate) fn uint32(value: i64) -> u32 {
 
 /// Wall clock, microseconds since the Unix epoch; 0 on a clock set before it.
 pub(crate) fn now_us() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+    seam::wall_us()
 }
 
 #[cfg(test)]

@@ -250,7 +250,7 @@ impl DeviceApi {
         let app_s_key: AppSKey = validate::key("app_s_key", &request.app_s_key)?;
         let network_keys = session_keys(&request, version)?;
         // 0 stands for "no session" in messages.
-        let session_id = rand::random::<u64>().max(1);
+        let session_id = seam::random::<u64>().max(1);
         let session = self.keys.seal(session_id, row.dev_eui, &app_s_key, now_us());
         self.provisioner.tables.put_app_session(session).await.map_err(BridgeError::from)?;
         self.provisioner

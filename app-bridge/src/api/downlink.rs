@@ -184,7 +184,7 @@ fn checked_port(f_port: u32) -> Result<u8, Status> {
 /// An id that rises with time.
 fn item_id(now_us: i64) -> String {
     let mut id = hex(now_us.cast_unsigned(), 14);
-    id.push_str(&hex(rand::random(), 16));
+    id.push_str(&hex(seam::random(), 16));
     id
 }
 

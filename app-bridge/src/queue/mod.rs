@@ -14,13 +14,14 @@ mod take;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use proto::port::NetworkPort;
 use proto::v1::DownlinkState;
 use store::{BridgeTables, DownlinkInsertion, DownlinkRow, DownlinkUpdate};
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, watch};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::v1::DownlinkState;
 use store::{DownlinkRow, DownlinkUpdate};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{NO_DEADLINE, PAGE_ITEMS, Queue, UnderWay};

@@ -1,7 +1,7 @@
 //! A window asks for a payload.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use mac::crypto::{Direction, crypt_frm_payload};
@@ -11,6 +11,7 @@ use proto::port::{PayloadPort, PortError};
 use proto::v1::DownlinkState;
 use store::{DownlinkLease, DownlinkRow, DownlinkUpdate};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::decide::{Rooms, Taken, choose, state_of};
 use super::sweep::expiry;

@@ -140,7 +140,7 @@ impl UdpServer {
     /// block.
     pub fn send(&self, request: &TxRequest, done: Box<dyn FnOnce(TxOutcome) + Send>) {
         let (now, _) = (self.clock)();
-        let begun = self.gateways.lock().begin_tx(request, done, now, rand::random);
+        let begun = self.gateways.lock().begin_tx(request, done, now, seam::random);
         let outgoing = match begun {
             Ok(outgoing) => outgoing,
             Err((done, outcome)) => return done(outcome),
