@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use mac::dedup::Closed;
 use mac::downlink::{self, AppPayload, BuiltDownlink, DownlinkPlan, TxWindow};
 use mac::drop_reason::DropReason;
-use mac::ids::DevEui;
+use mac::ids::{DevEui, FCntDown};
 use mac::keys::NetworkKeys;
 use mac::session::{Profile, Session};
 use mac::units::Mono;
@@ -126,7 +126,7 @@ impl Downlinks {
         if built.confirmed && self.note_sent(&job, &built).await == Noted::No {
             let detail = "the session could not be told that a confirmed downlink leaves".to_owned();
             let reason = DropReason::DownlinkWindowMissed;
-            self.tell(&job, note, Sent::Failed { gateway: None, reason, detail }).await;
+            self.tell(&job, built.confirmed, note, Sent::Failed { gateway: None, reason, detail }).await;
             return;
         }
         let frame = Frame {
@@ -138,15 +138,10 @@ impl Downlinks {
         let turnaround_us = self.shared.clock.mono().saturating_us_since(job.heard_at);
         self.shared.metrics.turnaround_seconds.observe(seconds(turnaround_us));
         let sent = self.transmitter.transmit(&frame).await;
-        match &sent {
-            Sent::Acknowledged { .. } | Sent::Unknown { .. } => {
-                if !built.confirmed {
-                    self.note_sent(&job, &built).await;
-                }
-            }
-            Sent::Failed { .. } => self.note_failed(&job, &built).await,
+        if !built.confirmed && !matches!(sent, Sent::Failed { .. }) {
+            self.note_sent(&job, &built).await;
         }
-        self.tell(&job, note, sent).await;
+        self.tell(&job, built.confirmed, note, sent).await;
     }
 
     /// The application's payload, within its deadline; `None`: none, or too late. Its counter is burnt either way.
@@ -243,30 +238,14 @@ impl Downlinks {
         }
     }
 
-    /// Tells the session that the frame did not go on air: no answer to it is waited for.
-    async fn note_failed(&self, job: &DownlinkJob, built: &BuiltDownlink) {
-        let (dev_eui, id, fcnt_down) = (job.dev_eui, job.plan.session, built.fcnt_down);
-        let told = run_on_owner(&self.owners, dev_eui, move |owner| {
-            let shared = Arc::clone(&owner.shared);
-            let Some(device) = owner.devices.get_mut(&dev_eui) else { return };
-            let (profile, allow_fcnt_reset) = (device.profile.load(), device.allow_fcnt_reset);
-            let Some(session) = device.session_mut(id) else { return };
-            if downlink::on_downlink_failed(session, fcnt_down) {
-                if session.version.is_1_1() {
-                    shared.index.put(Candidate::new(session, &profile, allow_fcnt_reset));
-                }
-                let delta = pb::Delta { state: Some(session.pack()), ..down_counters_of(session) };
-                shared.submit(Vec::new(), vec![delta]);
-            }
-        });
-        if told.await.is_none() {
-            tracing::warn!(%dev_eui, "the session was not told that a downlink failed; its next uplink counts as unacknowledged");
-        }
-    }
-
-    async fn tell(&self, job: &DownlinkJob, mut note: DownlinkNote, sent: Sent) {
+    /// Tells what became of a frame, in turn with the device's uplinks.
+    ///
+    /// One of them may have come first: then the device's own answer, or its new session, has settled the item, and a later word of
+    /// the gateway would contradict it. A frame that did not go on air is not waited for.
+    async fn tell(&self, job: &DownlinkJob, confirmed: bool, mut note: DownlinkNote, sent: Sent) {
         let at = self.shared.clock.wall();
         let is_item = !note.item_id.is_empty();
+        let failed = matches!(sent, Sent::Failed { .. });
         let mut records = Vec::new();
         match sent {
             Sent::Acknowledged { gateway, warning } => {
@@ -289,8 +268,35 @@ impl Downlinks {
             }
         }
         // Frames of the network's own are nobody's item; what went wrong with them stands among the refusals.
-        if is_item && let Err(error) = self.shared.journal.commit(records, Vec::new()).await {
-            tracing::error!(%error, "what became of a downlink was not written");
+        if !is_item {
+            records.clear();
+        }
+        let (dev_eui, id) = (job.dev_eui, job.plan.session);
+        let fcnt_down = note.fcnt_down.map(FCntDown::new);
+        let told = run_on_owner(&self.owners, dev_eui, move |owner| {
+            let shared = Arc::clone(&owner.shared);
+            let Some(device) = owner.devices.get_mut(&dev_eui) else { return };
+            let (profile, allow_fcnt_reset) = (device.profile.load(), device.allow_fcnt_reset);
+            let Some(session) = device.session_mut(id) else { return };
+            if confirmed && session.outstanding_confirmed() != fcnt_down {
+                return;
+            }
+            let mut deltas = Vec::new();
+            if failed
+                && let Some(fcnt_down) = fcnt_down
+                && downlink::on_downlink_failed(session, fcnt_down)
+            {
+                if session.version.is_1_1() {
+                    shared.index.put(Candidate::new(session, &profile, allow_fcnt_reset));
+                }
+                deltas.push(pb::Delta { state: Some(session.pack()), ..down_counters_of(session) });
+            }
+            if !records.is_empty() || !deltas.is_empty() {
+                shared.submit(records, deltas);
+            }
+        });
+        if told.await.is_none() {
+            tracing::error!(%dev_eui, "what became of a downlink was not written: its owner is gone or overloaded");
         }
     }
 

@@ -20,6 +20,7 @@ use proto::internal as pb;
 use proto::internal::join_response::Result as JoinResult;
 use proto::internal::record::Kind;
 use proto::port::JoinPort;
+use seam::{Bug, planted};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
@@ -228,6 +229,11 @@ impl Joins {
             }),
         );
         let delta = whole(&session, seal_keys(&self.shared.sealer, session.id, &session.keys));
+        if planted(Bug::AnswerJoinBeforeCommit) {
+            self.shared.submit(vec![record], vec![delta]);
+            run_on_owner(&self.owners, request.dev_eui, move |owner| owner.add_pending(session)).await?;
+            return Some(answer.phy_payload);
+        }
         let commit = self.shared.journal.commit(vec![record], vec![delta]);
         match tokio::time::timeout(Duration::from_millis(JOIN_MS), commit).await {
             Ok(Ok(_)) => {}

@@ -17,6 +17,7 @@ use mac::units::Mono;
 use mac::uplink::{self, QueueHint};
 use mac::verify::Proof;
 use proto::internal as pb;
+use seam::{Bug, planted};
 use store::{Journal, Sealer, Submission};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -270,6 +271,9 @@ impl Owner {
         }
         let (counter, refused) = match session.recheck(&uplink) {
             Ok(counter) => (counter, DropReason::NbTransExceeded),
+            Err(DropReason::FcntReplayed) if planted(Bug::SkipCompareAndSet) => {
+                (Counter::Fresh, DropReason::FcntReplayed)
+            }
             // It may still be a copy of a frame whose window is open, while the next frame is here already.
             Err(reason @ DropReason::FcntReplayed) => (Counter::RepeatExhausted, reason),
             Err(reason) => {
@@ -325,7 +329,13 @@ impl Owner {
         }
     }
 
-    fn decide(&mut self, closed: Closed<VerifiedCopy>, now: Mono) {
+    fn decide(&mut self, mut closed: Closed<VerifiedCopy>, now: Mono) {
+        if planted(Bug::RepeatIsNew) {
+            closed.repeat = false;
+        }
+        if planted(Bug::ReceptionsLost) {
+            closed.receptions.truncate(1);
+        }
         let shared = Arc::clone(&self.shared);
         let Some(first) = closed.receptions.first() else { return };
         let (dev_eui, proof) = (first.dev_eui, first.proof);
@@ -355,7 +365,8 @@ impl Owner {
         };
 
         let mut events = Vec::new();
-        if !closed.repeat {
+        let dropped = planted(Bug::DropEventRow) && proof.fcnt().value() % 4 == 3;
+        if !closed.repeat && !dropped {
             // A device that may start its counter again sends two frames under one number.
             let id_salt = if allow_fcnt_reset { low_half_of_time(at) } else { 0 };
             events.push(uplink_record(&uplink, &step, &closed, &radio, session, at, id_salt));
@@ -490,10 +501,19 @@ impl Owner {
         device.pending.retain(|known| known.id != session.id);
         shared.sizes.sessions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         shared.index.put(Candidate::new(&session, &profile, device.allow_fcnt_reset));
-        device.pending.push(session);
         let mut deltas = Vec::new();
+        if (planted(Bug::OverwriteLiveSession) || planted(Bug::RetireAtJoin))
+            && let Some(old) = device.current.take()
+        {
+            shared.index.remove(&old);
+            if planted(Bug::RetireAtJoin) {
+                deltas.push(removed(&old));
+            }
+        }
+        device.pending.push(session);
         while device.pending.len() > PENDING_SESSIONS_MAX {
-            let oldest = device.pending.remove(0);
+            let victim = if planted(Bug::EvictNewestPending) { PENDING_SESSIONS_MAX } else { 0 };
+            let oldest = device.pending.remove(victim);
             shared.index.remove(&oldest);
             shared.sizes.sessions.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
             deltas.push(removed(&oldest));
@@ -568,6 +588,13 @@ impl Shared {
         let metrics = Arc::clone(&self.metrics);
         let drops = Arc::clone(&self.drops);
         let clock = self.clock;
+        let mut job = job;
+        if planted(Bug::AcknowledgeBeforeCommit)
+            && let Some(job) = job.take()
+        {
+            // Nobody counts what a planted bug misses.
+            let _ = self.downlinks.try_send(DownlinkMessage::Job(Box::new(job)));
+        }
         let downlinks = self.downlinks.clone();
         let done = move |_| {
             if is_new {

@@ -17,10 +17,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use proto::mark::Mark;
 use proto::port::NetworkPort;
 use proto::v1::DownlinkState;
+use seam::{Bug, planted};
 use store::{BridgeTables, DownlinkInsertion, DownlinkRow, DownlinkUpdate};
-use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -44,7 +46,7 @@ pub(crate) struct Queue {
     network: Arc<dyn NetworkPort>,
     log: Arc<Log>,
     keys: Arc<Keys>,
-    followed: watch::Receiver<u64>,
+    followed: Mark,
     metrics: Arc<Metrics>,
     /// How long an item may be leased or sent without word of it.
     outcome_patience: Duration,
@@ -75,7 +77,7 @@ pub(crate) struct QueueParts {
     pub(crate) network: Arc<dyn NetworkPort>,
     pub(crate) log: Arc<Log>,
     pub(crate) keys: Arc<Keys>,
-    pub(crate) followed: watch::Receiver<u64>,
+    pub(crate) followed: Mark,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) outcome_patience: Duration,
     pub(crate) tasks: TaskTracker,
@@ -93,6 +95,9 @@ impl Queue {
                 break;
             };
             after = last.position;
+            if planted(Bug::ForgetUnderWay) {
+                continue;
+            }
             for item in page {
                 under_way.entry(item.dev_eui).or_default().push(UnderWay::new(item));
             }
@@ -238,7 +243,8 @@ impl Queue {
     async fn log_is_followed(&self, patience: Duration) -> bool {
         let waited = tokio::time::timeout(patience, async {
             let head = self.log.bounds().await.ok()?.head;
-            self.followed.clone().wait_for(|&position| position >= head).await.ok().map(drop)
+            self.followed.wait_for(|position| position >= head).await;
+            Some(())
         });
         matches!(waited.await, Ok(Some(())))
     }
