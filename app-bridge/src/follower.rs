@@ -114,6 +114,7 @@ impl Follower {
         let mut changes: Vec<Followed> = sessions.into_iter().map(Followed::AppSession).collect();
         changes.append(&mut plan.changes);
         if !changes.is_empty() || last - stored.0 >= IDLE_RECORDS || stored.1.elapsed() >= IDLE_TIME {
+            seam::crash_point("bridge.follow.before_write");
             if !self.tables.follow(last, changes).await? {
                 tracing::error!(
                     position = last,
@@ -121,6 +122,7 @@ impl Follower {
                 );
             }
             *stored = (last, Instant::now());
+            seam::crash_point("bridge.follow.written");
         }
         self.queue.settle(plan, guards);
         self.followed.send_replace(last);

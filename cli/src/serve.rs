@@ -31,6 +31,9 @@ pub(crate) fn run(config: Config, args: ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let mut end = End::listen()?;
+        if seam::HAS_CRASH_POINTS {
+            tracing::warn!("this binary is made for tests: LOAM_CRASH_AT ends it at a named point");
+        }
         let running = start(&config, args.insecure).await?;
         tracing::info!(api = %running.api, udp = %running.udp, "loam is ready");
         end.wait().await;

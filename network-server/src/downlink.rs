@@ -113,7 +113,9 @@ impl Downlinks {
             self.refuse(&job, DropReason::DownlinkWindowMissed, "no window could be reached");
             return;
         }
+        seam::crash_point("network.downlink.before_payload");
         let answer = self.ask_payload(&job).await;
+        seam::crash_point("network.downlink.payload_taken");
         let Some((built, item)) = self.build(&job, answer) else { return };
         let note = DownlinkNote {
             dev_eui: job.dev_eui,
@@ -129,6 +131,7 @@ impl Downlinks {
             self.tell(&job, note, Sent::Failed { gateway: None, reason, detail }).await;
             return;
         }
+        seam::crash_point("network.downlink.noted");
         let frame = Frame {
             phy: built.phy.clone(),
             region: job.profile.region(),
@@ -138,6 +141,7 @@ impl Downlinks {
         let turnaround_us = self.shared.clock.mono().saturating_us_since(job.heard_at);
         self.shared.metrics.turnaround_seconds.observe(seconds(turnaround_us));
         let sent = self.transmitter.transmit(&frame).await;
+        seam::crash_point("network.downlink.outcome_known");
         match &sent {
             Sent::Acknowledged { .. } | Sent::Unknown { .. } => {
                 if !built.confirmed {
@@ -146,7 +150,9 @@ impl Downlinks {
             }
             Sent::Failed { .. } => self.note_failed(&job, &built).await,
         }
+        seam::crash_point("network.downlink.before_tell");
         self.tell(&job, note, sent).await;
+        seam::crash_point("network.downlink.told");
     }
 
     /// The application's payload, within its deadline; `None`: none, or too late. Its counter is burnt either way.
@@ -222,6 +228,7 @@ impl Downlinks {
             let profile = device.profile.load();
             let allow_fcnt_reset = device.allow_fcnt_reset;
             let Some(session) = device.session_mut(plan.session) else { return Noted::No };
+            seam::crash_point("network.downlink.before_note");
             if !downlink::on_downlink_sent(session, &plan, &built) {
                 // Nothing to write; the channel closes.
                 return Noted::Yes;

@@ -123,7 +123,9 @@ impl Joins {
         };
         drop(turn);
         if let Some(phy) = accept {
+            seam::crash_point("network.join.before_send");
             self.send(&job, phy).await;
+            seam::crash_point("network.join.sent");
         }
     }
 
@@ -228,6 +230,7 @@ impl Joins {
             }),
         );
         let delta = whole(&session, seal_keys(&self.shared.sealer, session.id, &session.keys));
+        seam::crash_point("network.join.before_commit");
         let commit = self.shared.journal.commit(vec![record], vec![delta]);
         match tokio::time::timeout(Duration::from_millis(JOIN_MS), commit).await {
             Ok(Ok(_)) => {}
@@ -240,6 +243,7 @@ impl Joins {
                 return None;
             }
         }
+        seam::crash_point("network.join.committed");
         // The accept may not leave before the owner knows the session.
         let taken = run_on_owner(&self.owners, request.dev_eui, move |owner| owner.add_pending(session)).await;
         (taken == Some(Taken::Yes)).then_some(answer.phy_payload)

@@ -578,6 +578,7 @@ impl Shared {
         let clock = self.clock;
         let downlinks = self.downlinks.clone();
         let done = move |_| {
+            seam::crash_point("network.uplink.committed");
             if is_new {
                 Metrics::add(&metrics.uplinks);
             }

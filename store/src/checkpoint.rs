@@ -41,7 +41,9 @@ pub(crate) async fn pass(db: &Db, haste: Haste) -> Result<Progress, StoreError> 
     }
     let progress = if merge.len() < KEYS_MAX { Progress::CaughtUp } else { Progress::More };
     let conditional = write_rows(db, merge, haste).await?;
+    seam::crash_point("store.checkpoint.before_move");
     finish(db, conditional, to).await?;
+    seam::crash_point("store.checkpoint.moved");
     Ok(progress)
 }
 
@@ -144,6 +146,7 @@ async fn write_rows(db: &Db, merge: Merge, haste: Haste) -> Result<Vec<Keyed>, S
         // Neighbours share pages only when many sessions change.
         add(&db.writer.shared().wal_frames, chunk.len() as u64);
         db.write(move |connection| Box::pin(write_chunk(connection, chunk))).await?;
+        seam::crash_point("store.checkpoint.between");
         if haste == Haste::Gentle {
             tokio::time::sleep((started.elapsed() * 4).min(REST_MAX)).await;
         }

@@ -54,6 +54,7 @@ pub(crate) async fn directory(directory: &Path) -> Result<Database, StoreError> 
     let sealer = Sealer::new(&*key_file::<KEK_LEN>(&kek_path, absent)?);
     let transport_key = key_file::<16>(&directory.join(TRANSPORT_KEY_FILE), absent)?;
     files::sync_directory(directory)?;
+    seam::crash_point("store.open.keys_made");
 
     make_private(&path)?;
     let mut connection = writer_options(&path).connect().await.map_err(StoreError::sql("open"))?;
@@ -70,6 +71,7 @@ pub(crate) async fn directory(directory: &Path) -> Result<Database, StoreError> 
         writes: opened.writes,
     };
     now.write(directory)?;
+    seam::crash_point("store.open.stamped");
     Ok(Database { connection, opened, sealer, transport_key, lock: Some(lock) })
 }
 
@@ -242,6 +244,7 @@ async fn take_over(
         doing: "bring the schema up to date",
         source: std::sync::Arc::new(error.into()),
     })?;
+    seam::crash_point("store.open.migrated");
     let failed = || StoreError::sql("take the database over");
     sqlx::query(
         "INSERT INTO meta (id, database_id, epoch, writes, checkpoint_batch, kek_check, created_at_us) \
@@ -253,6 +256,7 @@ async fn take_over(
     .execute(&mut *connection)
     .await
     .map_err(failed())?;
+    seam::crash_point("store.open.epoch_risen");
     let meta = sqlx::query("SELECT database_id, epoch, writes FROM meta WHERE id = 1")
         .fetch_one(&mut *connection)
         .await

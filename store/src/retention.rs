@@ -76,7 +76,9 @@ pub(crate) async fn pass(db: &Db, options: &StoreOptions, now_us: i64) -> Result
     };
     // Told before it happens: a reader that comes in between sees a gap and not a hole.
     shared.earliest.fetch_max(next_seq, Ordering::AcqRel);
+    seam::crash_point("store.retention.before_removal");
     db.execute("remove old events", sqlx::query("DELETE FROM journal WHERE batch <= ?1").bind(batch)).await?;
+    seam::crash_point("store.retention.removed");
     shared.removed_bytes.store(begin_bytes, Ordering::Relaxed);
     add(&shared.metrics.rows_removed, count);
     add(&shared.wal_frames, count);

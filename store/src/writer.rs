@@ -212,7 +212,9 @@ impl Writer {
             let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await;
             connection.close().await
         });
+        seam::crash_point("store.close.before_stamp");
         let stamped = shared.leave_directory();
+        seam::crash_point("store.close.stamped");
         outcome?;
         closed.map_err(StoreError::sql("close")).and(stamped)
     }
@@ -221,6 +223,7 @@ impl Writer {
     fn commit(&mut self, batch: Vec<Submission>) -> Result<(), StoreError> {
         let submissions = batch.len();
         let mut row = JournalRow::encode(batch, self.next_seq);
+        seam::crash_point("store.journal.before_write");
         let started = Instant::now();
         loop {
             let error = match self.insert(&row) {
@@ -242,6 +245,7 @@ impl Writer {
                 return Err(StoreError::Unwritten { submissions });
             }
         }
+        seam::crash_point("store.journal.written");
         self.shared.metrics.observe_commit(started.elapsed());
         self.batch_waits = false;
         self.ready();
@@ -258,12 +262,14 @@ impl Writer {
             shared.tail.push(row.first_seq, std::mem::take(&mut row.records));
             shared.head.send_replace(self.next_seq - 1);
         }
+        seam::crash_point("store.journal.head_moved");
         for (done, first_seq) in row.done {
             // A panic in an effect must not take the journal along.
             if catch_unwind(AssertUnwindSafe(|| done(Committed { first_seq }))).is_err() {
                 tracing::error!(first_seq, "an effect of a commit panicked");
             }
         }
+        seam::crash_point("store.journal.effects_left");
         Ok(())
     }
 
@@ -328,6 +334,7 @@ impl Writer {
             }
             self.leave_transaction();
         } else {
+            seam::crash_point("store.tables.committed");
             self.shared.writes.fetch_add(1, Ordering::Relaxed);
             add(&self.shared.metrics.table_commits, 1);
             add(&self.shared.metrics.table_writes, finished.len() as u64);
@@ -371,6 +378,9 @@ impl Writer {
                 (Err(_), true) => "ROLLBACK TO job",
                 (Err(_), false) => "ROLLBACK TO job; RELEASE job; UPDATE meta SET writes = writes + 1; COMMIT",
             };
+            if next.is_none() {
+                seam::crash_point("store.tables.before_commit");
+            }
             if let Err(error) = runtime.block_on(sqlx::query(statement).execute(&mut *connection)) {
                 finished.extend(next);
                 // A full disk may have ended the transaction inside the job, whose own error says so.
@@ -389,6 +399,7 @@ impl Writer {
         if let Err(error) = self.runtime.block_on(checkpoint) {
             tracing::debug!(%error, "the rest of the WAL was not moved");
         }
+        seam::crash_point("store.wal.rest_moved");
     }
 
     fn not_ready(&self, error: &StoreError) {

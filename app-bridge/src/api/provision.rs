@@ -78,6 +78,7 @@ impl Provisioner {
         if row.join_eui != 0 {
             self.put_join_device(row, mac_version, keys).await?;
         }
+        seam::crash_point("bridge.device.told");
         self.tables.set_provisioned(vec![row.dev_eui]).await?;
         Ok(())
     }

@@ -138,6 +138,7 @@ impl Queue {
             DownlinkInsertion::Duplicate(first) => return Ok((first, true)),
             DownlinkInsertion::Inserted(row) => row,
         };
+        seam::crash_point("bridge.downlink.enqueued");
         if let Some(deadline_us) = row.not_after_us {
             self.next_deadline_us.fetch_min(deadline_us, Ordering::Relaxed);
         }
@@ -153,6 +154,7 @@ impl Queue {
         match self.tables.cancel_downlink(id, now_us).await.map_err(BridgeError::from)? {
             None => Err(unknown()),
             Some((row, true)) => {
+                seam::crash_point("bridge.downlink.cancelled");
                 self.tell(guard, vec![row.clone()]);
                 Ok(row)
             }
@@ -212,6 +214,7 @@ impl Queue {
             return Ok(Vec::new());
         }
         let changed = self.tables.update_downlinks(updates.clone()).await?;
+        seam::crash_point("bridge.downlink.updated");
         let rows = rows.into_iter().zip(updates).zip(changed).filter(|(_, changed)| *changed);
         Ok(rows.map(|((row, update), _)| updated(row, &update)).collect())
     }

@@ -53,6 +53,7 @@ impl Queue {
         match outcome {
             Ok(window) => {
                 let delivered = answer.send(Ok(window.response)).is_ok();
+                seam::crash_point("bridge.lease.answered");
                 let leased = match window.leased {
                     // Nobody waits any more: the payload stays here, and only its counter is burnt.
                     Some(leased) if !delivered => self.take_back(leased).await,
@@ -164,6 +165,7 @@ impl Queue {
                 )));
             }
         };
+        seam::crash_point("bridge.lease.written");
         let mut frm_payload = leased.payload.clone();
         crypt_frm_payload(key.expose(), Direction::Down, DevAddr::new(dev_addr), fcnt_down, &mut frm_payload);
         window.response = pb::TakePayloadResponse {
