@@ -196,6 +196,7 @@ fn store_options(config: &Config) -> StoreOptions {
         retention_max_bytes: config.store.retention_max_bytes,
         group_max_steps: usize::try_from(config.store.group_commit_max_steps).unwrap_or(usize::MAX),
         group_max_delay_ms: u64::from(config.store.group_commit_max_delay_ms),
+        checkpoint_period_s: u64::from(config.store.checkpoint_period_s),
         ..StoreOptions::default()
     }
 }

@@ -2,6 +2,7 @@
 
 /// Every crash point: `AREA.OBJECT.MOMENT`, in alphabetical order. The killer ends the real binary at each of them.
 pub const CRASH_POINTS: &[&str] = &[
+    "bridge.admin_key.file_written",
     "bridge.consumer.acknowledged",
     "bridge.consumer.introduced",
     "bridge.device.told",

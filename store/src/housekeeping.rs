@@ -73,7 +73,7 @@ async fn follow(store: &WeakDb, options: &StoreOptions) {
     let age_max = Duration::from_secs(options.retention_max_age_s);
     let mut clock = AgeClock::new(age_max, sql::now_us(), Instant::now());
     loop {
-        tokio::time::sleep(Duration::from_secs(CHECKPOINT_S)).await;
+        tokio::time::sleep(Duration::from_secs(options.checkpoint_period_s)).await;
         let now_us = clock.now_us(sql::now_us(), Instant::now());
         let round = async {
             let db = store.upgrade()?;
@@ -190,8 +190,6 @@ impl Wal {
     }
 }
 
-/// The longer, the more changes of a session and of its neighbours on a page become one write; and the more a start has to read.
-const CHECKPOINT_S: u64 = 60;
 /// Pages written to the WAL before it is moved, about: 16 MiB.
 const WAL_FRAMES: u64 = 4096;
 /// However the pages were counted, a file of this size is moved. SQLite keeps as much of it, because writing over old pages is cheaper
