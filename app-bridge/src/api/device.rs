@@ -294,6 +294,10 @@ impl DeviceApi {
         let profile = self.profile(&row).await?;
         let keys = root_keys(&validate::required("keys", keys)?, &profile)?;
         self.provisioner.put_join_device(&row, profile.mac_version, Some(&keys)).await?;
+        if !row.provisioned {
+            // Its creation may have been cut off for want of these keys.
+            self.provisioner.finish_soon();
+        }
         audit.write(&self.provisioner.tables, "keys.set", &hex(row.dev_eui, 16), "").await?;
         if let Some(weakness) = weakness(&keys, &row) {
             audit.write(&self.provisioner.tables, "keys.weak", &hex(row.dev_eui, 16), weakness).await?;
