@@ -250,6 +250,27 @@ async fn an_item_past_its_deadline_expires_once_and_is_not_sent() {
     .await;
 }
 
+/// AS-007: the answer to the first call was lost, and the second one comes when the deadline has passed.
+#[tokio::test]
+async fn a_key_that_is_known_returns_its_item_even_past_the_deadline() {
+    let world = world().await;
+    let soon = now_us() + 50_000;
+    let request = v1::EnqueueDownlinkRequest {
+        not_after_us: Some(soon),
+        idempotency_key: "open-7".to_owned(),
+        ..item(b"late")
+    };
+    let first = enqueue(&world, request.clone()).await.unwrap();
+    reaches(&world, &first.id, DownlinkState::Expired).await;
+    let again = world.downlinks().enqueue_downlink(request.clone()).await.unwrap().into_inner();
+    assert!(again.duplicate);
+    let known = again.downlink.unwrap();
+    assert_eq!((known.id.as_str(), known.state()), (first.id.as_str(), DownlinkState::Expired));
+
+    let another = v1::EnqueueDownlinkRequest { idempotency_key: "open-8".to_owned(), ..request };
+    assert_eq!(enqueue(&world, another).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
 /// AS-007: the states an item runs through end in one.
 #[tokio::test]
 async fn an_unconfirmed_item_ends_when_the_gateway_has_sent_it() {
