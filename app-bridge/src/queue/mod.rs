@@ -189,6 +189,7 @@ impl Queue {
                     DownlinkUpdate {
                         id: row.id.clone(),
                         state: state as i32,
+                        never_left: false,
                         reason: reason.to_owned(),
                         at_us: now_us,
                         finished: true,

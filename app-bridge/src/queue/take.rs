@@ -87,6 +87,7 @@ impl Queue {
         let update = DownlinkUpdate {
             id: id.clone(),
             state: DownlinkState::Queued as i32,
+            never_left: true,
             reason: "the window that asked for it closed meanwhile".to_owned(),
             at_us: now_us(),
             finished: false,
@@ -215,6 +216,7 @@ fn deferral(row: &DownlinkRow, rooms: Rooms, now_us: i64) -> DownlinkUpdate {
     DownlinkUpdate {
         id: row.id.clone(),
         state: DownlinkState::Deferred as i32,
+        never_left: false,
         reason: format!(
             "{} bytes do not fit the last window, which had room for {}; it waits for a better data rate",
             row.payload.len(),

@@ -322,6 +322,23 @@ async fn a_confirmed_item_is_tried_three_times_with_new_counters_and_then_fails_
     assert!(!take(&world, 99).await.has_payload);
 }
 
+/// ACK-007: it was on air, and nobody told of it before the next uplink came without an acknowledgement.
+#[tokio::test]
+async fn an_attempt_whose_outcome_a_crash_swallowed_counts() {
+    let world = world().await;
+    let queued =
+        enqueue(&world, v1::EnqueueDownlinkRequest { confirmed: true, ..item(b"open") }).await.unwrap();
+    for attempt in 1..=3_u32 {
+        until("the item waits", || async { state(&world, &queued.id).await.state() == DownlinkState::Queued })
+            .await;
+        assert!(take(&world, attempt).await.has_payload);
+        world.answered(DownlinkState::Failed, NOT_ACKNOWLEDGED, attempt);
+    }
+    let ended = reaches(&world, &queued.id, DownlinkState::Failed).await;
+    assert_eq!(ended.attempts, 3);
+    assert!(!take(&world, 4).await.has_payload);
+}
+
 /// ACK-006: the device's answer ends the item; another confirmed one waits for it.
 #[tokio::test]
 async fn one_confirmed_item_is_under_way_at_a_time() {

@@ -88,8 +88,10 @@ pub enum DownlinkLease {
 pub struct DownlinkUpdate {
     /// The item.
     pub id: String,
-    /// loam.v1.DownlinkState. From LEASED back to QUEUED it never left: the attempt is taken off again.
+    /// loam.v1.DownlinkState.
     pub state: i32,
+    /// It never left: the attempt its lease counted is taken off again.
+    pub never_left: bool,
     /// Why.
     pub reason: String,
     /// Microseconds since the Unix epoch.
@@ -447,7 +449,7 @@ pub(super) async fn apply_update(
 ) -> Result<bool, StoreError> {
     let done = sqlx::query(
         "UPDATE downlink SET state = ?2, reason = ?3, updated_at_us = ?4, finished_at_us = iif(?5, ?4, NULL), \
-         announced = ?6, attempts = attempts - iif(?2 = 1 AND state = 2 AND attempts > 0, 1, 0) \
+         announced = ?6, attempts = attempts - iif(?9 AND attempts > 0, 1, 0) \
          WHERE id = ?1 AND finished_at_us IS NULL \
          AND (?7 IS NULL OR (session_id = ?7 AND fcnt_down = ?8))",
     )
@@ -459,6 +461,7 @@ pub(super) async fn apply_update(
     .bind(update.announced)
     .bind(update.only_lease.map(|(session_id, _)| sql::key(session_id)))
     .bind(update.only_lease.map(|(_, fcnt_down)| i64::from(fcnt_down)))
+    .bind(update.never_left)
     .execute(connection)
     .await
     .map_err(StoreError::sql(WRITE))?;
