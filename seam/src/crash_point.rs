@@ -23,7 +23,6 @@ pub const CRASH_POINTS: &[&str] = &[
     "network.device.written",
     "network.downlink.before_note",
     "network.downlink.before_payload",
-    "network.downlink.before_tell",
     "network.downlink.noted",
     "network.downlink.outcome_known",
     "network.downlink.payload_taken",
