@@ -41,6 +41,7 @@ impl Consumers {
     pub(crate) async fn introduce(&self, name: &str, position: u64) -> Result<(), Status> {
         self.refuse_too_many().await?;
         self.tables.acknowledge(name, position, NEVER).await.map_err(BridgeError::from)?;
+        seam::crash_point("bridge.consumer.introduced");
         Ok(())
     }
 
@@ -67,6 +68,7 @@ impl Consumers {
             return Ok(());
         }
         self.tables.acknowledge(name, position, at_us).await.map_err(BridgeError::from)?;
+        seam::crash_point("bridge.consumer.acknowledged");
         Ok(())
     }
 

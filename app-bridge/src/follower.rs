@@ -118,6 +118,7 @@ impl Follower {
             if planted(Bug::FollowWithoutState) {
                 changes.clear();
             }
+            seam::crash_point("bridge.follow.before_write");
             if !self.tables.follow(last, changes).await? {
                 tracing::error!(
                     position = last,
@@ -125,6 +126,7 @@ impl Follower {
                 );
             }
             *stored = (last, Instant::now());
+            seam::crash_point("bridge.follow.written");
         }
         self.queue.settle(plan, guards);
         self.followed.move_to(last);

@@ -31,6 +31,9 @@ pub(crate) fn run(config: Config, args: ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let mut end = End::listen()?;
+        if seam::HAS_CRASH_POINTS {
+            tracing::warn!("this binary is made for tests: LOAM_CRASH_AT ends it at a named point");
+        }
         let running = start(&config, args.insecure).await?;
         tracing::info!(api = %running.api, udp = %running.udp, "loam is ready");
         end.wait().await;
@@ -196,6 +199,7 @@ fn store_options(config: &Config) -> StoreOptions {
         retention_max_bytes: config.store.retention_max_bytes,
         group_max_steps: usize::try_from(config.store.group_commit_max_steps).unwrap_or(usize::MAX),
         group_max_delay_ms: u64::from(config.store.group_commit_max_delay_ms),
+        checkpoint_period_s: u64::from(config.store.checkpoint_period_s),
         ..StoreOptions::default()
     }
 }

@@ -120,8 +120,12 @@ impl JoinServer {
                 request_hash,
                 answer: self.sealer.seal(PURPOSE_ANSWER, dev_eui.value(), &plain),
             };
+            seam::crash_point("join.answer.before_commit");
             let refusal = match self.tables.commit_join(commit).await? {
-                JoinCommitted::Committed => return Ok(answer),
+                JoinCommitted::Committed => {
+                    seam::crash_point("join.answer.committed");
+                    return Ok(answer);
+                }
                 JoinCommitted::JoinNonceStale { last } => {
                     last_join_nonce = last;
                     continue;

@@ -102,6 +102,7 @@ impl NetworkPort for Control {
             allow_fcnt_reset: request.allow_fcnt_reset,
         };
         self.store.network().put_device(row).await.map_err(of_store)?;
+        seam::crash_point("network.device.written");
         self.on_owner(dev_eui, move |owner| {
             let shared = Arc::clone(&owner.shared);
             let is_new = !owner.devices.contains_key(&dev_eui);
@@ -135,6 +136,7 @@ impl NetworkPort for Control {
         let id = DevEui::new(dev_eui);
         let _turn = self.shared.turn(id).await;
         self.store.network().delete_device(dev_eui).await.map_err(of_store)?;
+        seam::crash_point("network.device.deleted");
         self.on_owner(id, move |owner| {
             let Some(device) = owner.devices.remove(&id) else { return };
             owner.shared.sizes.devices.fetch_sub(1, Ordering::Relaxed);
@@ -181,6 +183,7 @@ impl NetworkPort for Control {
         let cleared = pb::Delta { dev_eui: dev_eui.value(), removed: true, ..pb::Delta::default() };
         let delta = whole(&session, seal_keys(&self.shared.sealer, session.id, &session.keys));
         self.shared.journal.commit(Vec::new(), vec![cleared, delta]).await.map_err(of_store)?;
+        seam::crash_point("network.session.activated");
         self.on_owner(dev_eui, move |owner| {
             let shared = Arc::clone(&owner.shared);
             let Some(device) = owner.devices.get_mut(&dev_eui) else { return };

@@ -10,10 +10,11 @@ use arc_swap::ArcSwapOption;
 use mac::dedup::Closed;
 use mac::downlink::{self, AppPayload, BuiltDownlink, DownlinkPlan, TxWindow};
 use mac::drop_reason::DropReason;
-use mac::ids::{DevEui, FCntDown};
+use mac::ids::DevEui;
 use mac::keys::NetworkKeys;
 use mac::session::{Profile, Session};
 use mac::units::Mono;
+use parking_lot::Mutex;
 use proto::internal as pb;
 use proto::port::PayloadPort;
 use proto::v1::DownlinkState;
@@ -113,7 +114,9 @@ impl Downlinks {
             self.refuse(&job, DropReason::DownlinkWindowMissed, "no window could be reached");
             return;
         }
+        seam::crash_point("network.downlink.before_payload");
         let answer = self.ask_payload(&job).await;
+        seam::crash_point("network.downlink.payload_taken");
         let Some((built, item)) = self.build(&job, answer) else { return };
         let note = DownlinkNote {
             dev_eui: job.dev_eui,
@@ -126,9 +129,10 @@ impl Downlinks {
         if built.confirmed && self.note_sent(&job, &built).await == Noted::No {
             let detail = "the session could not be told that a confirmed downlink leaves".to_owned();
             let reason = DropReason::DownlinkWindowMissed;
-            self.tell(&job, built.confirmed, note, Sent::Failed { gateway: None, reason, detail }).await;
+            self.tell(&job, &built, Noted::No, note, Sent::Failed { gateway: None, reason, detail }).await;
             return;
         }
+        seam::crash_point("network.downlink.noted");
         let frame = Frame {
             phy: built.phy.clone(),
             region: job.profile.region(),
@@ -138,10 +142,9 @@ impl Downlinks {
         let turnaround_us = self.shared.clock.mono().saturating_us_since(job.heard_at);
         self.shared.metrics.turnaround_seconds.observe(seconds(turnaround_us));
         let sent = self.transmitter.transmit(&frame).await;
-        if !built.confirmed && !matches!(sent, Sent::Failed { .. }) {
-            self.note_sent(&job, &built).await;
-        }
-        self.tell(&job, built.confirmed, note, sent).await;
+        seam::crash_point("network.downlink.outcome_known");
+        self.tell(&job, &built, Noted::Yes, note, sent).await;
+        seam::crash_point("network.downlink.told");
     }
 
     /// The application's payload, within its deadline; `None`: none, or too late. Its counter is burnt either way.
@@ -217,6 +220,7 @@ impl Downlinks {
             let profile = device.profile.load();
             let allow_fcnt_reset = device.allow_fcnt_reset;
             let Some(session) = device.session_mut(plan.session) else { return Noted::No };
+            seam::crash_point("network.downlink.before_note");
             if !downlink::on_downlink_sent(session, &plan, &built) {
                 // Nothing to write; the channel closes.
                 return Noted::Yes;
@@ -225,7 +229,7 @@ impl Downlinks {
                 shared.index.put(Candidate::new(session, &profile, allow_fcnt_reset));
             }
             let delta = pb::Delta { state: Some(session.pack()), ..down_counters_of(session) };
-            shared.submit_and_tell(vec![delta], committed);
+            shared.submit_and_tell(Vec::new(), vec![delta], committed);
             Noted::Yes
         });
         if told.await != Some(Noted::Yes) {
@@ -238,14 +242,66 @@ impl Downlinks {
         }
     }
 
-    /// Tells what became of a frame, in turn with the device's uplinks.
+    /// Tells the session and the log what became of the frame, in turn with the device's uplinks. Returns when that is durable.
     ///
-    /// One of them may have come first: then the device's own answer, or its new session, has settled the item, and a later word of
-    /// the gateway would contradict it. A frame that did not go on air is not waited for.
-    async fn tell(&self, job: &DownlinkJob, confirmed: bool, mut note: DownlinkNote, sent: Sent) {
-        let at = self.shared.clock.wall();
-        let is_item = !note.item_id.is_empty();
+    /// A device that has answered the frame, or has a newer session, has settled the item already: an item has one end, and
+    /// what is found out later is not told.
+    async fn tell(
+        &self,
+        job: &DownlinkJob,
+        built: &BuiltDownlink,
+        noted: Noted,
+        note: DownlinkNote,
+        sent: Sent,
+    ) {
         let failed = matches!(sent, Sent::Failed { .. });
+        let records = Arc::new(Mutex::new(self.records_of(job, note, sent)));
+        let untold = Arc::clone(&records);
+        let (dev_eui, plan, built) = (job.dev_eui, job.plan.clone(), built.clone());
+        let (committed, wait) = oneshot::channel();
+        let told = run_on_owner(&self.owners, dev_eui, move |owner| {
+            let shared = Arc::clone(&owner.shared);
+            let Some(device) = owner.devices.get_mut(&dev_eui) else { return };
+            let (profile, allow_fcnt_reset) = (device.profile.load(), device.allow_fcnt_reset);
+            let Some(session) = device.session_mut(plan.session) else { return };
+            let awaited = session.outstanding_confirmed() == Some(built.fcnt_down);
+            if built.confirmed && noted == Noted::Yes && !awaited {
+                return;
+            }
+            let mut deltas = Vec::new();
+            if failed && downlink::on_downlink_failed(session, built.fcnt_down) {
+                if session.version.is_1_1() {
+                    shared.index.put(Candidate::new(session, &profile, allow_fcnt_reset));
+                }
+                deltas.push(pb::Delta { state: Some(session.pack()), ..down_counters_of(session) });
+            }
+            if !failed && !built.confirmed {
+                // A confirmed one was noted before it left.
+                downlink::on_downlink_sent(session, &plan, &built);
+            }
+            let records = std::mem::take(&mut *records.lock());
+            if !records.is_empty() || !deltas.is_empty() {
+                shared.submit_and_tell(records, deltas, committed);
+            }
+        });
+        if told.await.is_some() {
+            // A sender that was dropped without a word had nothing to write.
+            let _ = wait.await;
+            return;
+        }
+        // The server is stopping and decides no more uplinks, or it is overloaded.
+        let records = std::mem::take(&mut *untold.lock());
+        if !records.is_empty()
+            && let Err(error) = self.shared.journal.commit(records, Vec::new()).await
+        {
+            tracing::error!(%dev_eui, %error, "what became of a downlink was not written");
+        }
+    }
+
+    /// What the log is told of an item; nothing of frames of the network's own. What went wrong with either stands among the
+    /// refusals.
+    fn records_of(&self, job: &DownlinkJob, mut note: DownlinkNote, sent: Sent) -> Vec<pb::Record> {
+        let at = self.shared.clock.wall();
         let mut records = Vec::new();
         match sent {
             Sent::Acknowledged { gateway, warning } => {
@@ -267,37 +323,7 @@ impl Downlinks {
                 records.push(note.record(at, DownlinkState::Queued, &format!("{}: {detail}", reason.code())));
             }
         }
-        // Frames of the network's own are nobody's item; what went wrong with them stands among the refusals.
-        if !is_item {
-            records.clear();
-        }
-        let (dev_eui, id) = (job.dev_eui, job.plan.session);
-        let fcnt_down = note.fcnt_down.map(FCntDown::new);
-        let told = run_on_owner(&self.owners, dev_eui, move |owner| {
-            let shared = Arc::clone(&owner.shared);
-            let Some(device) = owner.devices.get_mut(&dev_eui) else { return };
-            let (profile, allow_fcnt_reset) = (device.profile.load(), device.allow_fcnt_reset);
-            let Some(session) = device.session_mut(id) else { return };
-            if confirmed && session.outstanding_confirmed() != fcnt_down {
-                return;
-            }
-            let mut deltas = Vec::new();
-            if failed
-                && let Some(fcnt_down) = fcnt_down
-                && downlink::on_downlink_failed(session, fcnt_down)
-            {
-                if session.version.is_1_1() {
-                    shared.index.put(Candidate::new(session, &profile, allow_fcnt_reset));
-                }
-                deltas.push(pb::Delta { state: Some(session.pack()), ..down_counters_of(session) });
-            }
-            if !records.is_empty() || !deltas.is_empty() {
-                shared.submit(records, deltas);
-            }
-        });
-        if told.await.is_none() {
-            tracing::error!(%dev_eui, "what became of a downlink was not written: its owner is gone or overloaded");
-        }
+        if note.item_id.is_empty() { Vec::new() } else { records }
     }
 
     fn refuse(&self, job: &DownlinkJob, reason: DropReason, detail: &str) {

@@ -234,6 +234,7 @@ impl Joins {
             run_on_owner(&self.owners, request.dev_eui, move |owner| owner.add_pending(session)).await?;
             return Some(answer.phy_payload);
         }
+        seam::crash_point("network.join.before_commit");
         let commit = self.shared.journal.commit(vec![record], vec![delta]);
         match tokio::time::timeout(Duration::from_millis(JOIN_MS), commit).await {
             Ok(Ok(_)) => {}

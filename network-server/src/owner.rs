@@ -568,13 +568,18 @@ impl Shared {
         self.hand_over(Submission { records, deltas, done: None });
     }
 
-    /// Makes changes durable and then says so.
-    pub(crate) fn submit_and_tell(&self, deltas: Vec<pb::Delta>, committed: oneshot::Sender<()>) {
+    /// Makes something durable and then says so.
+    pub(crate) fn submit_and_tell(
+        &self,
+        records: Vec<pb::Record>,
+        deltas: Vec<pb::Delta>,
+        committed: oneshot::Sender<()>,
+    ) {
         let done = move |_| {
             // Whoever waits may have given up.
             let _ = committed.send(());
         };
-        self.hand_over(Submission { records: Vec::new(), deltas, done: Some(Box::new(done)) });
+        self.hand_over(Submission { records, deltas, done: Some(Box::new(done)) });
     }
 
     fn submit_uplink(
@@ -597,6 +602,7 @@ impl Shared {
         }
         let downlinks = self.downlinks.clone();
         let done = move |_| {
+            seam::crash_point("network.uplink.committed");
             if is_new {
                 Metrics::add(&metrics.uplinks);
             }

@@ -42,7 +42,9 @@ pub(crate) async fn pass(db: &Db, haste: Haste) -> Result<Progress, StoreError> 
     let conditional = write_rows(db, merge, haste).await?;
     // The changes whose outcome depends on what was stored before: sessions that changed and then began within one pass, which is a
     // number that was removed and is used again. There are hardly any.
+    seam::crash_point("store.checkpoint.before_move");
     on_engine!(db, db => db.move_checkpoint(conditional, to).await)?;
+    seam::crash_point("store.checkpoint.moved");
     Ok(progress)
 }
 
@@ -106,6 +108,7 @@ async fn write_rows(db: &Db, merge: Merge, haste: Haste) -> Result<Vec<Keyed>, S
         conditional.extend(chunk.extract_if(.., |(_, change)| change.is_conditional()));
         let started = Instant::now();
         on_engine!(db, db => db.write_sessions(chunk).await)?;
+        seam::crash_point("store.checkpoint.between");
         if haste == Haste::Gentle {
             tokio::time::sleep((started.elapsed() * 4).min(REST_MAX)).await;
         }

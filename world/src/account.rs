@@ -264,9 +264,12 @@ impl Account {
     /// Devices that have no uplink in the log after a sequence.
     pub(crate) fn silent_since(&self, seq: u64, devices: usize) -> Vec<usize> {
         let heard: BTreeSet<usize> = self.log.uplinks_after(seq, &self.devices);
-        let used_up =
-            |device: usize| self.frames.iter().any(|frame| frame.device == device && frame.fcnt == u32::MAX);
-        (0..devices).filter(|device| !heard.contains(device) && !used_up(*device)).collect()
+        (0..devices).filter(|device| !heard.contains(device) && !self.is_used_up(*device)).collect()
+    }
+
+    /// Whether a device has sent with the last counter there is.
+    fn is_used_up(&self, device: usize) -> bool {
+        self.frames.iter().any(|frame| frame.device == device && frame.fcnt == u32::MAX)
     }
 
     /// Frames played back that were refused, since the last time somebody asked.

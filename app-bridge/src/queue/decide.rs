@@ -80,15 +80,17 @@ pub(crate) struct Transition {
     /// False: the log tells of it already. True: the app-bridge has to.
     pub(crate) announce: bool,
     pub(crate) terminal: bool,
+    /// The attempt does not count.
+    pub(crate) never_left: bool,
 }
 
 impl Transition {
     fn told(state: DownlinkState, reason: &str, terminal: bool) -> Self {
-        Self { state, reason: reason.to_owned(), announce: false, terminal }
+        Self { state, reason: reason.to_owned(), announce: false, terminal, never_left: false }
     }
 
     fn ours(state: DownlinkState, reason: String, terminal: bool) -> Self {
-        Self { state, reason, announce: true, terminal }
+        Self { state, reason, announce: true, terminal, never_left: false }
     }
 }
 
@@ -101,7 +103,8 @@ pub(crate) fn on_record(item: &DownlinkRow, record: &pb::DownlinkRecord, now_us:
     match state {
         // The network server hands it back: it did not leave.
         DownlinkState::Queued if record.fcnt_down.is_some() => {
-            Some(Transition::told(DownlinkState::Queued, &record.reason, false))
+            let handed_back = Transition::told(DownlinkState::Queued, &record.reason, false);
+            Some(Transition { never_left: true, ..handed_back })
         }
         DownlinkState::Sent if record.reason == NOT_ACKNOWLEDGED => Some(unanswered(item, NO_ACK, now_us)),
         DownlinkState::Sent if state_of(item) == DownlinkState::Leased => {

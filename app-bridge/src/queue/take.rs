@@ -54,6 +54,7 @@ impl Queue {
         match outcome {
             Ok(window) => {
                 let delivered = answer.send(Ok(window.response)).is_ok();
+                seam::crash_point("bridge.lease.answered");
                 let leased = match window.leased {
                     // Nobody waits any more: the payload stays here, and only its counter is burnt.
                     Some(leased) if !delivered => self.take_back(leased).await,
@@ -87,6 +88,7 @@ impl Queue {
         let update = DownlinkUpdate {
             id: id.clone(),
             state: DownlinkState::Queued as i32,
+            never_left: true,
             reason: "the window that asked for it closed meanwhile".to_owned(),
             at_us: now_us(),
             finished: false,
@@ -168,6 +170,7 @@ impl Queue {
                 )));
             }
         };
+        seam::crash_point("bridge.lease.written");
         let mut frm_payload = leased.payload.clone();
         crypt_frm_payload(key.expose(), Direction::Down, DevAddr::new(dev_addr), fcnt_down, &mut frm_payload);
         window.response = pb::TakePayloadResponse {
@@ -252,6 +255,7 @@ fn deferral(row: &DownlinkRow, rooms: Rooms, now_us: i64) -> DownlinkUpdate {
     DownlinkUpdate {
         id: row.id.clone(),
         state: DownlinkState::Deferred as i32,
+        never_left: false,
         reason: format!(
             "{} bytes do not fit the last window, which had room for {}; it waits for a better data rate",
             row.payload.len(),

@@ -159,8 +159,10 @@ impl UdpServer {
             Ok(outgoing) => outgoing,
             Err((done, outcome)) => return done(outcome),
         };
+        seam::crash_point("network.pull_resp.before_send");
         match self.exit.send_to(&outgoing.datagram, outgoing.address) {
             Ok(()) => {
+                seam::crash_point("network.pull_resp.sent");
                 Counters::add(&self.counters.pull_resp_sent, 1);
                 if let Some(done) = outgoing.unconfirmed {
                     done(TxOutcome::SentUnconfirmed);

@@ -94,9 +94,7 @@ impl DownlinkRows {
         if update.only_lease.is_some() && row.lease != update.only_lease {
             return false;
         }
-        let handed_back =
-            update.state == DownlinkState::Queued as i32 && row.state == DownlinkState::Leased as i32;
-        row.attempts = row.attempts.saturating_sub(u32::from(handed_back));
+        row.attempts = row.attempts.saturating_sub(u32::from(update.never_left));
         row.state = update.state;
         row.reason = update.reason;
         row.updated_at_us = update.at_us;
