@@ -106,21 +106,19 @@ async fn a_write_of_a_table_that_fails_takes_nothing_of_its_neighbours_back(plac
 
 async fn table_writes_and_the_journal_do_not_starve_each_other(place: &Place) {
     let store = place.open().await;
-    let journal = store.journal();
-    let flood = tokio::spawn(async move {
-        for n in 0.. {
-            if journal.submit(step(uplink(1, n))).await.is_err() {
-                return;
-            }
-        }
-    });
+    let flood: Vec<_> = (0..32)
+        .map(|device| {
+            let journal = store.journal();
+            tokio::spawn(async move { while journal.commit(vec![uplink(device, 0)], vec![]).await.is_ok() {} })
+        })
+        .collect();
 
     let tables = store.network();
-    for dev_eui in 0..20 {
+    for dev_eui in 0..100 {
         let row = crate::NetworkDeviceRow { dev_eui, ..crate::NetworkDeviceRow::default() };
         tokio::time::timeout(Duration::from_secs(10), tables.put_device(row)).await.unwrap().unwrap();
     }
     assert!(store.log().head() > 0, "the journal moved as well");
 
-    flood.abort();
+    flood.iter().for_each(tokio::task::JoinHandle::abort);
 }
