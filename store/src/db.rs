@@ -32,6 +32,13 @@ pub(crate) enum WeakDb {
 }
 
 impl Db {
+    /// Completes while the store may go on: never after a crash in a simulated world.
+    pub(crate) async fn alive(&self) {
+        if let Self::Memory(db) = self {
+            db.alive().await;
+        }
+    }
+
     pub(crate) fn downgrade(&self) -> WeakDb {
         match self {
             Self::Memory(db) => WeakDb::Memory(db.downgrade()),

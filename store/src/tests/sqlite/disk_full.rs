@@ -106,19 +106,3 @@ async fn closing_on_a_full_disk_ends_and_tells_what_was_not_written() {
     let store = open(directory.path()).await;
     assert_eq!(store.log().head(), 0, "neither half of it is there");
 }
-
-#[tokio::test]
-async fn a_former_owner_of_the_database_cannot_write_into_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
-    store.journal().commit(vec![uplink(1, 0)], vec![]).await.unwrap();
-    let took_over = sqlx::query("UPDATE meta SET epoch = epoch + 1");
-    store.sqlite().execute("take over", took_over).await.unwrap();
-
-    store.journal().submit(step(uplink(1, 1))).await.unwrap();
-    let mut readiness = store.readiness();
-    let state = readiness.wait_for(|r| !r.is_ready()).await.unwrap().clone();
-
-    assert!(matches!(state, Readiness::NotReady { disk_full: false, .. }), "{state:?}");
-    assert_eq!(store.log().head(), 1);
-}

@@ -22,6 +22,7 @@ stories! {
     what_an_event_means_and_the_position_become_durable_together_and_once,
     an_attempt_that_never_left_does_not_count,
     session_keys_stay_until_no_event_needs_them,
+    a_session_that_began_by_a_clock_set_back_is_the_newest_all_the_same,
     the_audit_trail_pages_backwards,
 }
 
@@ -374,6 +375,32 @@ async fn session_keys_stay_until_no_event_needs_them(place: &Place) {
 
     let left: Vec<u64> = tables.app_sessions(1, 10).await.unwrap().iter().map(|s| s.session_id).collect();
     assert_eq!(left, [3]);
+}
+
+/// A box without a battery may have been years ahead when the session before began.
+async fn a_session_that_began_by_a_clock_set_back_is_the_newest_all_the_same(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
+    let row = |session_id, started_at_us| AppSessionRow {
+        session_id,
+        dev_eui: 1,
+        sealed_key: vec![1],
+        started_at_us,
+    };
+    tables.put_app_session(row(7, 1_000)).await.unwrap();
+    tables.put_app_session(row(3, 500)).await.unwrap();
+    tables.put_app_session(AppSessionRow { dev_eui: 2, ..row(4, 500) }).await.unwrap();
+
+    let sessions: Vec<u64> = tables.app_sessions(1, 10).await.unwrap().iter().map(|s| s.session_id).collect();
+    assert_eq!(sessions, [3, 7]);
+    assert_eq!(tables.app_session(4).await.unwrap().unwrap().started_at_us, 500, "of another device");
+
+    // Its key written again, the older one does not become the newest.
+    tables.put_app_session(AppSessionRow { sealed_key: vec![2], ..row(7, 9_000) }).await.unwrap();
+    let rewritten = AppSessionRow { sealed_key: vec![2], ..row(7, 1_000) };
+    assert_eq!(tables.app_session(7).await.unwrap(), Some(rewritten));
+    assert_eq!(tables.purge_app_sessions(i64::MAX).await.unwrap(), 1);
+    assert_eq!(tables.app_session(7).await.unwrap(), None);
+    assert!(tables.app_session(3).await.unwrap().is_some(), "the live session keeps its key");
 }
 
 async fn the_audit_trail_pages_backwards(place: &Place) {
