@@ -287,7 +287,9 @@ impl Owner {
             }
         };
         let id = FrameId::Data { session: session.id, fcnt: copy.proof.fcnt(), content: copy.proof.content() };
-        let late_ms = session.rx2_delay_ms();
+        // The delay the profile asks for may be in force already: this very frame may carry the device's answer.
+        let asked_ms = (u64::from(profile.rx_delay_s) + 1) * 1_000;
+        let late_ms = session.rx2_delay_ms().max(asked_ms);
         match self.uplinks.handle(id, counter, copy.clone(), late_ms, now) {
             Handled::Opened => {
                 session.open_uplink(&profile, &uplink, copy.uplink.received_at);

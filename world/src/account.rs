@@ -151,6 +151,8 @@ pub(crate) struct Account {
     /// Devices that are registered, by DevEUI.
     devices: BTreeMap<u64, usize>,
     refused_replays: BTreeSet<usize>,
+    /// When a copy of each frame last reached a server.
+    arrived_ms: BTreeMap<usize, u64>,
 }
 
 impl Account {
@@ -207,6 +209,11 @@ impl Account {
         number
     }
 
+    /// The frame these bytes are; `None` for a Join-Request.
+    pub(crate) fn frame_of_bytes(&self, phy: &[u8]) -> Option<usize> {
+        self.frame_by_phy.get(phy).copied()
+    }
+
     /// A frame of data reached a living server.
     pub(crate) fn arrived(&mut self, life: usize, phy: &[u8]) {
         let Some(&number) = self.frame_by_phy.get(phy) else { return };
@@ -214,6 +221,7 @@ impl Account {
         if dead || contested {
             return;
         }
+        self.arrived_ms.insert(number, self.now_ms);
         let frame = self.frames[number].clone();
         let Some(session) = self.sessions.get_mut(&(frame.device, frame.session)) else { return };
         if session.retired || session.newer_joins >= PENDING_KEPT {

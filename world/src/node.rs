@@ -273,6 +273,7 @@ impl Fate {
             token,
             phy,
             transmission: found.map(|(number, _)| number),
+            left_ms: inside.now_ms(),
             refused: false,
             delay_s,
         };

@@ -156,7 +156,8 @@ impl World {
                 gateway.servers = vec![server];
             }
         });
-        self.run_ms(1_000);
+        // Each opens its way for downlinks there.
+        self.run_ms(KEEP_ALIVE_MS + 1_000);
     }
 
     fn drain(&mut self) {
@@ -344,7 +345,12 @@ impl Driver<'_> {
                     self.end(node, None);
                 }
             }
-            Event::Turn { gateway, server } => self.scene.open().gateways[gateway].servers = vec![server],
+            Event::Turn { gateway, server } => {
+                let mut inside = self.scene.open();
+                let known = &mut inside.gateways[gateway].servers;
+                // A take-over that was heard of late does not undo a later one.
+                *known = vec![known.iter().copied().max().unwrap_or(0).max(server)];
+            }
         }
     }
 
@@ -398,6 +404,8 @@ impl Driver<'_> {
             Action::Hours { hours } => {
                 self.scene.open().note(&[11, hours], || format!("{hours} hours pass"));
                 tokio::time::advance(Duration::from_secs(hours * 3_600)).await;
+                // What was open before them is decided after them.
+                self.scene.open().disk_trouble(1_000);
             }
             other => self.scene.open().act(number, other, self.scene),
         }
@@ -516,8 +524,18 @@ impl Inside {
             }
             Action::PlayBack { back, gateway } => {
                 let Some(index) = self.recorded.len().checked_sub(1 + usize::from(back)) else { return };
-                let uplink = self.recorded[index].0.clone();
-                let tmst = self.gateways[gateway].counter(self.now_us());
+                let (uplink, device) = self.recorded[index].clone();
+                let tmst = self.gateways[gateway].counter(self.now_us()) ^ 1;
+                let transmission = Transmission {
+                    device,
+                    frame: self.account.frame_of_bytes(&uplink.phy_payload),
+                    dev_nonce: dev_nonce_of(&uplink.phy_payload),
+                    at_ms: now_ms,
+                    windows: Vec::new(),
+                    loose: true,
+                };
+                let boots = self.gateways[gateway].boots;
+                self.account.on_air(transmission, &[(gateway, boots, tmst)]);
                 self.note(&[15, gateway as u64], || format!("a stranger plays FCntUp {} back", uplink.fcnt));
                 self.heard_by(gateway, &uplink, tmst, number);
             }
@@ -644,7 +662,8 @@ impl Inside {
         times: u8,
         salt: u64,
     ) {
-        let now_us = self.now_us();
+        // No two transmissions end in the same microsecond.
+        let now_us = self.now_us() + self.account.transmissions.len() as u64 % 997;
         let gateways: Vec<usize> =
             (0..self.gateways.len()).filter(|gateway| heard >> gateway & 1 == 1).collect();
         let places: Vec<(usize, u64, u32)> = gateways

@@ -63,7 +63,7 @@ impl Db {
         let (opened, keys) = machine.take_over().await?;
         let shared = Arc::new(Shared::new(options, &opened));
         let queue = Arc::new(Queue::new(options));
-        let task = Task { machine: Arc::clone(&machine) };
+        let task = Task { machine: Arc::clone(&machine), epoch: shared.epoch };
         let mut writer = Writer::new(task, Arc::clone(&queue), Arc::clone(&shared));
         let writer = tokio::spawn(async move { writer.run().await });
         let (writer, closed) = (Mutex::new(Some(writer)), AtomicBool::new(false));

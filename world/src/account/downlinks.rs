@@ -15,6 +15,8 @@ pub(super) struct DownlinkAccount {
     highest: BTreeMap<(usize, u64, bool), u32>,
     pub(super) orders: Vec<Order>,
     items: BTreeMap<String, Item>,
+    /// How often each device heard each payload.
+    heard: BTreeMap<(usize, Vec<u8>), u32>,
     /// What gateways acknowledged, as it reached a server: gateway and frame.
     acknowledged: BTreeSet<(u64, Vec<u8>)>,
 }
@@ -27,6 +29,8 @@ pub(crate) struct Order {
     pub(crate) token: u16,
     pub(crate) phy: Vec<u8>,
     pub(crate) transmission: Option<usize>,
+    /// When it left.
+    pub(crate) left_ms: u64,
     /// The server was told that this gateway does not send it.
     pub(crate) refused: bool,
     pub(crate) delay_s: u32,
@@ -43,7 +47,6 @@ struct Item {
     /// What the log told of it, in order.
     told: Vec<DownlinkState>,
     leased_in: Option<usize>,
-    heard: u32,
 }
 
 /// What of a downlink a device can see.
@@ -107,8 +110,10 @@ impl Account {
         let recent = self.downlinks.orders.iter().rev().take(64);
         let same = recent.filter(|known| known.transmission == Some(number) && known.life == order.life);
         let earlier: Vec<Order> = same.cloned().collect();
-        let recent = self.now_ms.saturating_sub(transmission.at_ms) < SAME_RECEPTION_MS;
-        if let Some(open) = earlier.iter().find(|known| recent && !known.refused) {
+        // A copy that comes after the first answer may be taken for a repetition, which is answered again.
+        let arrived_ms = transmission.frame.and_then(|frame| self.arrived_ms.get(&frame)).copied().unwrap_or(0);
+        let earlier: Vec<Order> = earlier.into_iter().filter(|known| arrived_ms <= known.left_ms).collect();
+        if let Some(open) = earlier.iter().find(|known| !known.refused) {
             let detail = format!(
                 "the uplink of device {} is answered by gateway {} and by gateway {}, and the first did not refuse",
                 transmission.device, open.gateway, order.gateway
@@ -193,7 +198,7 @@ impl Account {
         let item = self.downlinks.items.entry(record.item_id.clone()).or_default();
         item.device = if item.promised { item.device } else { device };
         let mut wrong = None;
-        if let Some(before) = item.end() {
+        if let Some(before) = item.end().filter(|before| *before != state) {
             wrong = Some(format!(
                 "item {} ended as {before:?} and is told to be {state:?} afterwards",
                 record.item_id
@@ -205,7 +210,8 @@ impl Account {
         } else if item.end().is_some() && item.leased_in.is_some_and(|leased| leased != life) {
             states.reach(State::LeaseResolvedAfterRestart);
         }
-        if state == DownlinkState::DeviceAcknowledged && item.heard == 0 {
+        let heard = self.downlinks.heard.contains_key(&(item.device, item.payload.clone()));
+        if state == DownlinkState::DeviceAcknowledged && item.promised && !heard {
             wrong = Some(format!("item {} is acknowledged by a device that never heard it", record.item_id));
         }
         match state {
@@ -252,22 +258,19 @@ impl Account {
 
     /// A device has heard an application's payload.
     pub(crate) fn payload_heard(&mut self, device: usize, bytes: &[u8]) {
-        let found = self
-            .downlinks
-            .items
-            .iter_mut()
-            .find(|(_, item)| item.promised && item.device == device && item.payload == bytes);
-        let Some((id, item)) = found else {
-            // An order whose sender got no answer may be in the queue all the same.
-            return;
-        };
-        item.heard += 1;
-        let too_often = item.heard > if item.confirmed { 3 } else { 1 };
+        let heard = self.downlinks.heard.entry((device, bytes.to_vec())).or_default();
+        *heard += 1;
+        let heard = *heard;
+        let mut items = self.downlinks.items.iter();
+        let found = items.find(|(_, item)| item.promised && item.device == device && item.payload == bytes);
+        // An order whose sender got no answer may be in the queue all the same.
+        let Some((id, item)) = found else { return };
+        let too_often = heard > if item.confirmed { 3 } else { 1 };
         let never = item.end().is_some_and(|state| {
             matches!(state, DownlinkState::Cancelled | DownlinkState::Expired) && item.leased_in.is_none()
         });
         let detail = if too_often {
-            Some(format!("item {id} was heard {} times by device {device}", item.heard))
+            Some(format!("item {id} was heard {heard} times by device {device}"))
         } else if never {
             Some(format!("item {id} was heard by device {device} although it had ended before it left"))
         } else {
@@ -323,9 +326,6 @@ impl Account {
         }
     }
 }
-
-/// A forwarder that sends a reception again later than this is not recognised.
-const SAME_RECEPTION_MS: u64 = 28_000;
 
 impl Item {
     /// The terminal state, once the log has told it.

@@ -4,11 +4,11 @@ use proto::internal::Delta;
 use crate::db::on_engine;
 use crate::housekeeping::checkpoint_all;
 use crate::testing::{Place, all, apply_retention, counter, step, stories, uplink};
-use crate::{ApplicationRow, Readiness, SessionRow, Store, StoreError, StoreOptions, Written};
+use crate::{ApplicationRow, Readiness, SessionRow, Store, StoreError, StoreOptions};
 
 stories! {
     a_former_owner_writes_no_row_of_the_journal,
-    a_former_owner_still_reads_and_its_tables_keep_their_own_rules,
+    a_former_owner_still_reads_and_changes_no_table,
     what_follows_the_journal_is_the_owners_alone,
 }
 
@@ -28,15 +28,17 @@ async fn a_former_owner_writes_no_row_of_the_journal(place: &Place) {
     assert!(matches!(closed, Err(StoreError::Unwritten { submissions: 1 })), "{closed:?}");
 }
 
-async fn a_former_owner_still_reads_and_its_tables_keep_their_own_rules(place: &Place) {
+/// It would end downlinks the owner is about to send.
+async fn a_former_owner_still_reads_and_changes_no_table(place: &Place) {
     let store = place.open().await;
     store.journal().commit(vec![uplink(1, 0)], vec![]).await.unwrap();
     place.take_over(&store).await;
 
     assert_eq!(all(&store).await, [(1, 0)]);
     let row = ApplicationRow { id: "farm".into(), ..ApplicationRow::default() };
-    assert_eq!(store.bridge().insert_application(row.clone()).await.unwrap(), Written::Done);
-    assert_eq!(store.bridge().application("farm").await.unwrap(), Some(row));
+    let refused = store.bridge().insert_application(row).await;
+    assert!(matches!(refused, Err(StoreError::Fenced { epoch: 1 })), "{refused:?}");
+    assert_eq!(store.bridge().application("farm").await.unwrap(), None);
 }
 
 /// Its checkpoint would put counters back that the owner has moved since.
