@@ -24,7 +24,7 @@ use config::Origin;
 use exit::{Exit, Failure};
 use output::Output;
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

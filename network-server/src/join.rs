@@ -196,7 +196,7 @@ impl Joins {
     async fn accept(&self, job: &JoinJob, answer: pb::JoinAnswer) -> Option<Vec<u8>> {
         let request = job.request;
         let now = self.shared.clock.wall();
-        let Some(session) = session_of(job, &answer, now) else {
+        let Some(mut session) = session_of(job, &answer, now) else {
             let detail = "an answer with keys of a wrong length".to_owned();
             self.refuse(job, DropReason::JoinServerUnavailable, detail, None);
             return None;
@@ -213,6 +213,7 @@ impl Joins {
                 Standing::Unknown => {}
             }
         }
+        session.begin_after(self.newest_start(request.dev_eui).await);
         let receptions = job.copies.iter().map(|copy| records::reception(copy, now, false)).collect();
         let record = records::record(
             now,
@@ -250,6 +251,14 @@ impl Joins {
         // The accept may not leave before the owner knows the session.
         let taken = run_on_owner(&self.owners, request.dev_eui, move |owner| owner.add_pending(session)).await;
         (taken == Some(Taken::Yes)).then_some(answer.phy_payload)
+    }
+
+    /// When the newest session of a device began: the next one is newer, whatever the wall clock says meanwhile.
+    async fn newest_start(&self, dev_eui: DevEui) -> Option<u32> {
+        let newest = run_on_owner(&self.owners, dev_eui, move |owner| {
+            owner.devices.get(&dev_eui)?.sessions().map(|session| session.mac.started_at_s).max()
+        });
+        newest.await.flatten()
     }
 
     /// What the owner knows of a session. A session in use is never made again: its counters would start anew.

@@ -142,6 +142,11 @@ impl World {
             for gateway in &mut inside.gateways {
                 gateway.away_until_ms = 0;
             }
+            // A device that has begun its nonces anew is given one that was not used.
+            for device in &mut inside.devices {
+                let next = device.dev_nonce_max.saturating_add(1);
+                device.sim.set_next_dev_nonce(next);
+            }
             for gateway in 0..inside.gateways.len() {
                 inside.plan(0, Event::OutageEnds { gateway });
             }
@@ -433,7 +438,6 @@ impl Driver<'_> {
         } else {
             // The disk refused the new one; the old one is out of the game all the same.
             self.scene.open().plan(0, Event::OverlapEnds { server: old_server });
-            self.scene.open().plan(2_000, Event::Restart { server: old_server });
         }
     }
 
@@ -478,6 +482,9 @@ impl Driver<'_> {
             Ok(Ok(node)) => {
                 check_sessions(self.scene, &node).await;
                 let mut inside = self.scene.open();
+                for former in self.nodes.iter() {
+                    inside.account.end_life(former.life, End::Contested);
+                }
                 inside.front = Some((node.life, node.bridge.clone()));
                 inside.note(&[13, server as u64], || format!("server {server} is ready"));
                 drop(inside);
@@ -636,6 +643,7 @@ impl Inside {
         }
         let device = &mut self.devices[number];
         let uplink = device.sim.join_request(u32::try_from(salt & 0xffff).expect("16 bits"));
+        device.dev_nonce_max = device.dev_nonce_max.max(dev_nonce_of(&uplink.phy_payload));
         if device.session > 0 {
             self.account.asked_to_join(number);
         }

@@ -56,6 +56,8 @@ pub(crate) struct Queue {
     next_deadline_us: AtomicI64,
     /// Some state could not be announced.
     announce_again: AtomicBool,
+    /// The store did not say what became of a change: items may be leased that no window got.
+    in_doubt: AtomicBool,
     /// The network server may have missed hints.
     hint_again: AtomicBool,
     sweep_soon: Notify,
@@ -116,6 +118,7 @@ impl Queue {
             next_deadline_us: AtomicI64::new(next_deadline_us),
             // What an earlier run left unsaid is said at the start, and the network server hears what waits.
             announce_again: AtomicBool::new(true),
+            in_doubt: AtomicBool::new(false),
             hint_again: AtomicBool::new(true),
             sweep_soon: Notify::new(),
             tasks,
@@ -139,7 +142,8 @@ impl Queue {
                 ))),
             };
         }
-        let row = match self.tables.insert_downlink(row).await.map_err(BridgeError::from)? {
+        let inserted = self.tables.insert_downlink(row).await.inspect_err(|_| self.doubt());
+        let row = match inserted.map_err(BridgeError::from)? {
             DownlinkInsertion::Duplicate(first) => return Ok((first, true)),
             DownlinkInsertion::Inserted(row) => row,
         };
@@ -156,7 +160,8 @@ impl Queue {
         let unknown = || Status::not_found(format!("there is no downlink {id}"));
         let row = self.tables.downlink(id).await.map_err(BridgeError::from)?.ok_or_else(unknown)?;
         let guard = self.lock(row.dev_eui).await;
-        match self.tables.cancel_downlink(id, now_us).await.map_err(BridgeError::from)? {
+        let cancelled = self.tables.cancel_downlink(id, now_us).await.inspect_err(|_| self.doubt());
+        match cancelled.map_err(BridgeError::from)? {
             None => Err(unknown()),
             Some((row, true)) => {
                 seam::crash_point("bridge.downlink.cancelled");
@@ -219,10 +224,17 @@ impl Queue {
         if updates.is_empty() {
             return Ok(Vec::new());
         }
-        let changed = self.tables.update_downlinks(updates.clone()).await?;
+        let changed = self.tables.update_downlinks(updates.clone()).await.inspect_err(|_| self.doubt())?;
         seam::crash_point("bridge.downlink.updated");
         let rows = rows.into_iter().zip(updates).zip(changed).filter(|(_, changed)| *changed);
         Ok(rows.map(|((row, update), _)| updated(row, &update)).collect())
+    }
+
+    /// Notes that the store refused a change, or made it and could not say so. The sweep finds out what is so.
+    pub(super) fn doubt(&self) {
+        self.in_doubt.store(true, Ordering::Relaxed);
+        self.announce_again.store(true, Ordering::Relaxed);
+        self.hint_again.store(true, Ordering::Relaxed);
     }
 
     /// The item an idempotency key of the device made.

@@ -160,6 +160,7 @@ impl Queue {
             .tables
             .lease_downlink(&item.id, session_id, fcnt_down, now)
             .await
+            .inspect_err(|_| self.doubt())
             .map_err(BridgeError::from)?
         {
             DownlinkLease::Leased(row) => row,
