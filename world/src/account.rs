@@ -88,6 +88,7 @@ pub(crate) struct Transmission {
     /// `None`: a Join-Request.
     pub(crate) frame: Option<usize>,
     pub(crate) dev_nonce: u16,
+    pub(crate) phy: Vec<u8>,
     pub(crate) at_ms: u64,
     /// RX1 and RX2 as the device opens them: delay in microseconds, frequency, data rate.
     pub(crate) windows: Vec<(u32, u32, String)>,
@@ -153,6 +154,8 @@ pub(crate) struct Account {
     refused_replays: BTreeSet<usize>,
     /// When a copy of each frame last reached a server.
     arrived_ms: BTreeMap<usize, u64>,
+    /// The same of Join-Requests, by their bytes.
+    join_arrived_ms: BTreeMap<Vec<u8>, u64>,
 }
 
 impl Account {
@@ -216,7 +219,10 @@ impl Account {
 
     /// A frame of data reached a living server.
     pub(crate) fn arrived(&mut self, life: usize, phy: &[u8]) {
-        let Some(&number) = self.frame_by_phy.get(phy) else { return };
+        let Some(&number) = self.frame_by_phy.get(phy) else {
+            self.join_arrived_ms.insert(phy.to_vec(), self.now_ms);
+            return;
+        };
         let Life { dead, contested, .. } = self.lives[life];
         if dead || contested {
             return;

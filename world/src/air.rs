@@ -85,6 +85,8 @@ pub(crate) struct Device {
     pub(crate) session: u64,
     /// The last frame it sent and what it waits for.
     pub(crate) listening: Option<Listening>,
+    /// It has begun its DevNonces anew.
+    pub(crate) nonces_reset: bool,
     /// The highest DevNonce it has used.
     pub(crate) dev_nonce_max: u16,
     /// Its receive settings were changed by MAC commands: windows are compared loosely from then on.
@@ -139,6 +141,7 @@ impl Device {
             past: Vec::new(),
             session: u64::from(spec.kind == Kind::Abp),
             listening: None,
+            nonces_reset: false,
             dev_nonce_max: 0,
             resettled: false,
         }

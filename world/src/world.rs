@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use simulator::device::Uplink;
+use simulator::device::{Ignored, Uplink};
 use simulator::forwarder::{self, PULL_RESP, PUSH_ACK, Transmission as Order};
 use store::MemoryDisk;
 use tokio::runtime::Runtime;
@@ -537,6 +537,7 @@ impl Inside {
                     device,
                     frame: self.account.frame_of_bytes(&uplink.phy_payload),
                     dev_nonce: dev_nonce_of(&uplink.phy_payload),
+                    phy: uplink.phy_payload.clone(),
                     at_ms: now_ms,
                     windows: Vec::new(),
                     loose: true,
@@ -582,7 +583,10 @@ impl Inside {
                 CLOCK.set(CLOCK.get().map(|(started, base_us)| (started, base_us.saturating_add(ms * 1_000))));
                 self.note(&[22], || format!("the wall clock jumps by {ms} ms"));
             }
-            Action::ResetDevNonce { device } => self.devices[device].sim.set_next_dev_nonce(1),
+            Action::ResetDevNonce { device } => {
+                self.devices[device].sim.set_next_dev_nonce(1);
+                self.devices[device].nonces_reset = true;
+            }
             Action::Crash { .. }
             | Action::CrashAtStep { .. }
             | Action::TakeOver { .. }
@@ -687,6 +691,7 @@ impl Inside {
             device: number,
             frame,
             dev_nonce,
+            phy: uplink.phy_payload.clone(),
             at_ms: self.now_ms(),
             windows: uplink
                 .windows()
@@ -927,6 +932,10 @@ impl Inside {
                 self.account.session_known(number, session, None);
                 self.account.joined(number);
                 self.note(&[25, number as u64, session], || format!("device {} has joined", number + 1));
+            }
+            // The very same Join-Request gets the very same answer.
+            Err(Ignored::JoinNonceReused { .. }) if device.nonces_reset => {
+                self.states.reach(State::DevNonceUsedTwice);
             }
             Err(ignored) => {
                 let detail = format!("device {} cannot take its Join-Accept: {ignored}", number + 1);

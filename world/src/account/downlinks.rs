@@ -111,7 +111,11 @@ impl Account {
         let same = recent.filter(|known| known.transmission == Some(number) && known.life == order.life);
         let earlier: Vec<Order> = same.cloned().collect();
         // A copy that comes after the first answer may be taken for a repetition, which is answered again.
-        let arrived_ms = transmission.frame.and_then(|frame| self.arrived_ms.get(&frame)).copied().unwrap_or(0);
+        let arrived_ms = match transmission.frame {
+            Some(frame) => self.arrived_ms.get(&frame),
+            None => self.join_arrived_ms.get(&transmission.phy),
+        };
+        let arrived_ms = arrived_ms.copied().unwrap_or(0);
         let earlier: Vec<Order> = earlier.into_iter().filter(|known| arrived_ms <= known.left_ms).collect();
         if let Some(open) = earlier.iter().find(|known| !known.refused) {
             let detail = format!(
