@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use app_bridge::AppBridge;
-use network_server::NetworkServer;
+use network_server::{Host, NetworkServer};
 use prometheus_client::registry::Registry;
 use proto::port::JoinPort;
 use store::{Location, Store, StoreOptions};
@@ -104,7 +104,10 @@ async fn start_roles(
     let join: Arc<dyn JoinPort> =
         if config.has_role(Role::JoinServer) { parts::join_server(config, store) } else { links.join()? };
     let network = if config.has_role(Role::NetworkServer) {
-        Some(NetworkServer::start(parts::network_config(config)?, store, Arc::clone(&join)).await?)
+        Some(
+            NetworkServer::start(parts::network_config(config)?, store, Arc::clone(&join), Host::Machine)
+                .await?,
+        )
     } else {
         None
     };

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use crossbeam_channel::Sender;
 use mac::ids::{DevAddr, DevEui, FCntUp, GatewayEui, SessionId};
 use mac::keys::{FNwkSIntKey, NetworkKeys, NwkSEncKey, SNwkSIntKey};
 use mac::session::{AbpParams, Activation, Session};
@@ -20,7 +19,8 @@ use crate::budget::LOG_PAGE_MAX;
 use crate::deltas::whole;
 use crate::gateway::{GatewayStatus, Gateways};
 use crate::index::Candidate;
-use crate::owner::{Device, Owner, OwnerMessage, Shared, owner_of, run_on};
+use crate::owner::{Device, Owner, Shared};
+use crate::owner_queue::{OwnerQueue, owner_of, run_on};
 use crate::profiles::{ProfileEntry, Profiles, from_message};
 use crate::run::gateway_config;
 use crate::seal::seal_keys;
@@ -29,7 +29,7 @@ use crate::seal::seal_keys;
 pub struct Control {
     pub(crate) store: Store,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) owners: Vec<Sender<OwnerMessage>>,
+    pub(crate) owners: Vec<OwnerQueue>,
     pub(crate) profiles: Arc<Profiles>,
     pub(crate) gateways: Arc<Gateways>,
     pub(crate) started_at: Timestamp,
@@ -54,7 +54,7 @@ impl Control {
 
     async fn on_thread<T: Send + 'static>(
         &self,
-        owner: &Sender<OwnerMessage>,
+        owner: &OwnerQueue,
         work: impl FnOnce(&mut Owner) -> T + Send + 'static,
     ) -> Result<T, PortError> {
         run_on(owner, work).await.ok_or_else(overloaded)

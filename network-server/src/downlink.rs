@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use crossbeam_channel::Sender;
 use mac::dedup::Closed;
 use mac::downlink::{self, AppPayload, BuiltDownlink, DownlinkPlan, TxWindow};
 use mac::drop_reason::DropReason;
@@ -28,7 +27,8 @@ use crate::drops::refusal_of;
 use crate::gateway::GatewayUplink;
 
 use crate::index::Candidate;
-use crate::owner::{OwnerMessage, Shared, VerifiedCopy, run_on_owner, seconds};
+use crate::owner::{Shared, VerifiedCopy, seconds};
+use crate::owner_queue::{OwnerQueue, run_on_owner};
 use crate::records::DownlinkNote;
 use crate::transmit::{Frame, Sent, Transmitter, Window, best_first};
 use crate::uplink::heard_at;
@@ -74,7 +74,7 @@ pub(crate) enum DownlinkMessage {
 /// What the tasks share.
 pub(crate) struct Downlinks {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) owners: Vec<Sender<OwnerMessage>>,
+    pub(crate) owners: Vec<OwnerQueue>,
     pub(crate) transmitter: Arc<Transmitter>,
     /// The app-bridge, once it is there.
     pub(crate) payloads: Arc<ArcSwapOption<Arc<dyn PayloadPort>>>,

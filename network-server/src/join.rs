@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
 use mac::dedup::Reception;
 use mac::downlink::join_windows;
 use mac::drop_reason::DropReason;
@@ -29,7 +28,8 @@ use crate::deltas::whole;
 use crate::drops::refusal_of;
 use crate::gateway::GatewayUplink;
 use crate::metrics::Metrics;
-use crate::owner::{OwnerMessage, Shared, Taken, run_on_owner, seconds};
+use crate::owner::{Shared, Taken, seconds};
+use crate::owner_queue::{OwnerQueue, run_on_owner};
 use crate::records;
 use crate::seal::seal_keys;
 use crate::transmit::{Frame, Sent, Transmitter, Window, best_first, by_signal};
@@ -67,7 +67,7 @@ pub(crate) struct JoinJob {
 /// What the tasks share.
 pub(crate) struct Joins {
     shared: Arc<Shared>,
-    owners: Vec<Sender<OwnerMessage>>,
+    owners: Vec<OwnerQueue>,
     transmitter: Arc<Transmitter>,
     join_server: Arc<dyn JoinPort>,
     net_id: NetId,
@@ -78,7 +78,7 @@ pub(crate) struct Joins {
 impl Joins {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        owners: Vec<Sender<OwnerMessage>>,
+        owners: Vec<OwnerQueue>,
         transmitter: Arc<Transmitter>,
         join_server: Arc<dyn JoinPort>,
         net_id: NetId,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use hashbrown::HashMap;
 use mac::dedup::{Closed, Counter, Dedup, DedupLimits, FrameId, Handled, Reception};
 use mac::drop_reason::DropReason;
@@ -18,9 +18,9 @@ use mac::uplink::{self, QueueHint};
 use mac::verify::Proof;
 use proto::internal as pb;
 use store::{Journal, Sealer, Submission};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::budget::{JOINS_REMEMBERED_MAX, PENDING_SESSIONS_MAX, SHARDS};
+use crate::budget::{JOINS_REMEMBERED_MAX, PENDING_SESSIONS_MAX};
 use crate::clock::Clock;
 use crate::deltas::{delta_of, removed};
 use crate::downlink::{DownlinkJob, DownlinkMessage};
@@ -30,47 +30,11 @@ use crate::gateway::{Bucket, GatewayUplink, RateLimit};
 use crate::index::{Candidate, DevAddrIndex};
 use crate::join::{JoinCopy, JoinJob};
 use crate::metrics::{Metrics, Sizes};
+use crate::owner_queue::owner_of;
 use crate::profiles::ProfileEntry;
 use crate::records::{self};
 use crate::transmit::by_signal;
 use crate::uplink::{count_note, low_half_of_time, radio_context, step_records, uplink_record};
-
-/// Which of `owners` owner threads a device belongs to.
-pub(crate) fn owner_of(dev_eui: DevEui, owners: usize) -> usize {
-    // Fibonacci hashing: EUIs of one maker differ in their low bits only.
-    let shard = dev_eui.value().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
-    usize::try_from(shard % SHARDS).unwrap_or(0) % owners.max(1)
-}
-
-/// Runs something on the owner of a device, in turn with its frames; `None`: the owner is gone, or overloaded for seconds.
-pub(crate) async fn run_on_owner<T: Send + 'static>(
-    owners: &[Sender<OwnerMessage>],
-    dev_eui: DevEui,
-    work: impl FnOnce(&mut Owner) -> T + Send + 'static,
-) -> Option<T> {
-    run_on(owners.get(owner_of(dev_eui, owners.len()))?, work).await
-}
-
-/// Like [`run_on_owner`], on this owner.
-pub(crate) async fn run_on<T: Send + 'static>(
-    owner: &Sender<OwnerMessage>,
-    work: impl FnOnce(&mut Owner) -> T + Send + 'static,
-) -> Option<T> {
-    let (answer, wait) = oneshot::channel();
-    let mut message = OwnerMessage::Run(Box::new(move |owner: &mut Owner| {
-        // Whoever asked may have gone away.
-        let _ = answer.send(work(owner));
-    }));
-    for _ in 0..OWNER_TRIES {
-        match owner.try_send(message) {
-            Ok(()) => return tokio::time::timeout(OWNER_ANSWER, wait).await.ok()?.ok(),
-            Err(TrySendError::Disconnected(_)) => return None,
-            Err(TrySendError::Full(back)) => message = back,
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    None
-}
 
 /// A copy of a frame whose MIC holds.
 #[derive(Clone, Debug)]
@@ -196,6 +160,34 @@ impl Owner {
             }
             self.close_windows();
         }
+        self.close_all();
+    }
+
+    /// The same as a task of a simulated world, where the queue rings a bell.
+    pub(crate) async fn run_as_task(mut self, messages: &Receiver<OwnerMessage>, bell: &Notify) {
+        loop {
+            match self.next_timeout() {
+                None => bell.notified().await,
+                Some(at) => {
+                    let wait = Duration::from_micros(at.saturating_us_since(self.now()));
+                    // Either of the two is a reason to look.
+                    let _ = tokio::time::timeout(wait, bell.notified()).await;
+                }
+            }
+            let mut stop = false;
+            while !stop && let Ok(message) = messages.try_recv() {
+                stop = self.take(message).is_stop();
+            }
+            if stop {
+                break;
+            }
+            self.close_windows();
+        }
+        self.close_all();
+    }
+
+    /// Decides the windows that are open, before the end.
+    fn close_all(&mut self) {
         let now = self.now();
         for closed in self.uplinks.close_all(now) {
             self.decide(closed, now);
@@ -628,10 +620,6 @@ pub(crate) fn seconds(us: u64) -> f64 {
 }
 
 const MESSAGES_A_TURN: usize = 64;
-/// An owner that waits for the disk answers late; whoever asked should not wait for ever.
-const OWNER_ANSWER: Duration = Duration::from_secs(5);
-/// A full queue of an owner is gone in milliseconds, or the machine is overloaded.
-const OWNER_TRIES: u32 = 2_000;
 /// Copies of Join-Requests of one DevEUI. A device sends one every ten seconds at most; many gateways may hear it.
 const JOIN_RATE: RateLimit = RateLimit { per_second: 20, burst: 200 };
 /// A copy of a Join-Request is recognised for so long.

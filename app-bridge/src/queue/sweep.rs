@@ -37,6 +37,7 @@ impl Queue {
                 );
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(period) => {}
                 () = self.sweep_soon.notified() => {}

@@ -1,14 +1,32 @@
 #![allow(clippy::unwrap_used)]
 use proto::v1::{self, DownlinkState};
 
-use crate::testing::{in_memory, open};
+use crate::testing::{Place, stories};
 use crate::{
     ApiKeyRow, AppSessionRow, ApplicationRow, BridgeDeviceRow, BridgeTables, DownlinkInsertion, DownlinkLease,
     DownlinkRow, DownlinkUpdate, Followed, Removal, Store, Written,
 };
 
-async fn with_parents() -> (Store, BridgeTables) {
-    let store = in_memory().await;
+stories! {
+    a_registry_row_reads_back_as_it_was_written,
+    a_device_needs_its_application_and_profile,
+    an_import_is_whole_or_nothing_and_lists_in_order_of_the_dev_eui,
+    devices_the_other_roles_were_not_told_of_are_found,
+    codecs_and_keys_and_profiles_read_back,
+    a_position_never_moves_back,
+    the_queue_hands_out_the_highest_priority_first_and_then_the_oldest,
+    an_idempotency_key_makes_one_item_per_device,
+    a_counter_is_leased_once_and_never_again,
+    an_item_ends_in_exactly_one_terminal_state,
+    deadlines_and_unannounced_states_are_found_and_finished_items_leave,
+    what_an_event_means_and_the_position_become_durable_together_and_once,
+    an_attempt_that_never_left_does_not_count,
+    session_keys_stay_until_no_event_needs_them,
+    the_audit_trail_pages_backwards,
+}
+
+async fn with_parents(place: &Place) -> (Store, BridgeTables) {
+    let store = place.open().await;
     let tables = store.bridge();
     tables.insert_application(ApplicationRow { id: "farm".into(), ..ApplicationRow::default() }).await.unwrap();
     tables.insert_profile(&v1::Profile { id: "soil".into(), ..v1::Profile::default() }).await.unwrap();
@@ -54,9 +72,8 @@ fn ids(rows: &[DownlinkRow]) -> Vec<&str> {
     rows.iter().map(|row| row.id.as_str()).collect()
 }
 
-#[tokio::test]
-async fn a_registry_row_reads_back_as_it_was_written() {
-    let (_store, tables) = with_parents().await;
+async fn a_registry_row_reads_back_as_it_was_written(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
     let row = device(u64::MAX);
     assert_eq!(tables.insert_device(row.clone()).await.unwrap(), Written::Done);
     assert_eq!(tables.device(u64::MAX).await.unwrap(), Some(row.clone()));
@@ -72,9 +89,8 @@ async fn a_registry_row_reads_back_as_it_was_written() {
     assert!(!tables.delete_device(u64::MAX).await.unwrap());
 }
 
-#[tokio::test]
-async fn a_device_needs_its_application_and_profile() {
-    let (_store, tables) = with_parents().await;
+async fn a_device_needs_its_application_and_profile(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
     let lost = BridgeDeviceRow { application_id: "nowhere".into(), ..device(1) };
     assert_eq!(
         tables.insert_device(lost.clone()).await.unwrap(),
@@ -93,9 +109,8 @@ async fn a_device_needs_its_application_and_profile() {
     assert_eq!(tables.delete_profile("soil").await.unwrap(), Removal::NotFound);
 }
 
-#[tokio::test]
-async fn an_import_is_whole_or_nothing_and_lists_in_order_of_the_dev_eui() {
-    let (_store, tables) = with_parents().await;
+async fn an_import_is_whole_or_nothing_and_lists_in_order_of_the_dev_eui(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
     tables.insert_device(device(300)).await.unwrap();
 
     let clash = tables.insert_devices((0..500).map(device).collect()).await.unwrap();
@@ -122,9 +137,8 @@ async fn an_import_is_whole_or_nothing_and_lists_in_order_of_the_dev_eui() {
     assert!(tables.devices(None, Some(u64::MAX), 3).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn devices_the_other_roles_were_not_told_of_are_found() {
-    let (_store, tables) = with_parents().await;
+async fn devices_the_other_roles_were_not_told_of_are_found(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
     tables.insert_devices((0..3).map(device).collect()).await.unwrap();
 
     tables.set_provisioned(vec![0, 2]).await.unwrap();
@@ -133,9 +147,8 @@ async fn devices_the_other_roles_were_not_told_of_are_found() {
     assert_eq!(rest, [1]);
 }
 
-#[tokio::test]
-async fn codecs_and_keys_and_profiles_read_back() {
-    let (_store, tables) = with_parents().await;
+async fn codecs_and_keys_and_profiles_read_back(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
     assert_eq!(tables.put_codec("c", "one", 1).await.unwrap().revision, 1);
     let codec = tables.put_codec("c", "two", 2).await.unwrap();
     assert_eq!((codec.revision, codec.script.as_str()), (2, "two"));
@@ -162,9 +175,8 @@ async fn codecs_and_keys_and_profiles_read_back() {
     assert!(!tables.update_profile(&absent).await.unwrap());
 }
 
-#[tokio::test]
-async fn a_position_never_moves_back() {
-    let (_store, tables) = with_parents().await;
+async fn a_position_never_moves_back(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
     tables.acknowledge("erp", 10, 1).await.unwrap();
 
     let stands = tables.acknowledge("erp", 5, 2).await.unwrap();
@@ -176,9 +188,8 @@ async fn a_position_never_moves_back() {
     assert_eq!(tables.consumer("erp").await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn the_queue_hands_out_the_highest_priority_first_and_then_the_oldest() {
-    let (_store, tables) = with_parents().await;
+async fn the_queue_hands_out_the_highest_priority_first_and_then_the_oldest(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
     for (id, priority) in [("a", 0), ("b", 5), ("c", 5), ("d", 9)] {
         insert(&tables, item(id, priority)).await;
     }
@@ -198,9 +209,8 @@ async fn the_queue_hands_out_the_highest_priority_first_and_then_the_oldest() {
     assert_eq!(tables.open_downlink_count(1).await.unwrap(), 4);
 }
 
-#[tokio::test]
-async fn an_idempotency_key_makes_one_item_per_device() {
-    let (_store, tables) = with_parents().await;
+async fn an_idempotency_key_makes_one_item_per_device(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
     let keyed = DownlinkRow { idempotency_key: "k".into(), ..item("a", 0) };
     let first = insert(&tables, keyed.clone()).await;
 
@@ -212,9 +222,8 @@ async fn an_idempotency_key_makes_one_item_per_device() {
     insert(&tables, item("e", 0)).await;
 }
 
-#[tokio::test]
-async fn a_counter_is_leased_once_and_never_again() {
-    let (_store, tables) = with_parents().await;
+async fn a_counter_is_leased_once_and_never_again(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
     insert(&tables, item("a", 0)).await;
     insert(&tables, item("b", 0)).await;
     let queued = |id: &str| DownlinkUpdate {
@@ -245,9 +254,8 @@ async fn a_counter_is_leased_once_and_never_again() {
     assert_eq!(tables.lease_downlink("zzz", 71, 1, 300).await.unwrap(), DownlinkLease::NotWaiting);
 }
 
-#[tokio::test]
-async fn an_item_ends_in_exactly_one_terminal_state() {
-    let (_store, tables) = with_parents().await;
+async fn an_item_ends_in_exactly_one_terminal_state(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
     insert(&tables, item("a", 0)).await;
     let (row, cancelled) = tables.cancel_downlink("a", 500).await.unwrap().unwrap();
     assert!(cancelled);
@@ -269,9 +277,8 @@ async fn an_item_ends_in_exactly_one_terminal_state() {
     assert_eq!(ids(&tables.downlinks(1, true, 0, 10).await.unwrap()), ["a"]);
 }
 
-#[tokio::test]
-async fn deadlines_and_unannounced_states_are_found_and_finished_items_leave() {
-    let (_store, tables) = with_parents().await;
+async fn deadlines_and_unannounced_states_are_found_and_finished_items_leave(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
     insert(&tables, DownlinkRow { not_after_us: Some(1000), ..item("a", 0) }).await;
     insert(&tables, DownlinkRow { not_after_us: Some(3000), ..item("b", 0) }).await;
     insert(&tables, item("c", 0)).await;
@@ -294,10 +301,8 @@ async fn deadlines_and_unannounced_states_are_found_and_finished_items_leave() {
     assert_eq!(tables.downlink("a").await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn what_an_event_means_and_the_position_become_durable_together_and_once() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
+async fn what_an_event_means_and_the_position_become_durable_together_and_once(place: &Place) {
+    let store = place.open().await;
     let tables = store.bridge();
     insert(&tables, item("a", 0)).await;
     tables.lease_downlink("a", 70, 5, 200).await.unwrap();
@@ -323,16 +328,15 @@ async fn what_an_event_means_and_the_position_become_durable_together_and_once()
     assert!(!tables.follow(13, vec![Followed::AppSession(later)]).await.unwrap());
     store.close().await.unwrap();
 
-    let store = open(directory.path()).await;
+    let store = place.open().await;
     let tables = store.bridge();
     assert_eq!(tables.follow_seq().await.unwrap(), 13);
     assert_eq!(tables.app_session(70).await.unwrap(), Some(session));
     assert_eq!(tables.downlink("a").await.unwrap().unwrap().state, DownlinkState::Sent as i32);
 }
 
-#[tokio::test]
-async fn an_attempt_that_never_left_does_not_count() {
-    let (_store, tables) = with_parents().await;
+async fn an_attempt_that_never_left_does_not_count(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
     insert(&tables, item("a", 0)).await;
     let to = |state: DownlinkState, fcnt| DownlinkUpdate {
         id: "a".into(),
@@ -353,9 +357,8 @@ async fn an_attempt_that_never_left_does_not_count() {
     assert_eq!(tables.downlink("a").await.unwrap().unwrap().attempts, 1, "it left and was not acknowledged");
 }
 
-#[tokio::test]
-async fn session_keys_stay_until_no_event_needs_them() {
-    let (_store, tables) = with_parents().await;
+async fn session_keys_stay_until_no_event_needs_them(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
     for (session_id, started_at_us) in [(1, 100), (2, 200), (3, 300)] {
         let row = AppSessionRow { session_id, dev_eui: 1, sealed_key: vec![1], started_at_us };
         tables.put_app_session(row).await.unwrap();
@@ -373,9 +376,8 @@ async fn session_keys_stay_until_no_event_needs_them() {
     assert_eq!(left, [3]);
 }
 
-#[tokio::test]
-async fn the_audit_trail_pages_backwards() {
-    let (_store, tables) = with_parents().await;
+async fn the_audit_trail_pages_backwards(place: &Place) {
+    let (_store, tables) = with_parents(place).await;
     for at_us in 1..=5 {
         let row = crate::AuditRow { at_us, action: format!("a{at_us}"), ..crate::AuditRow::default() };
         tables.append_audit(row).await.unwrap();

@@ -10,7 +10,7 @@ use crate::{Readiness, Store, StoreError, Submission};
 /// Lets the database grow by so many pages and no further.
 async fn limit(store: &Store, pages: i64) {
     let used: i64 = store
-        .db()
+        .sqlite()
         .write(|connection| {
             Box::pin(async move {
                 let row = sqlx::query("PRAGMA page_count").fetch_one(connection).await;
@@ -21,7 +21,7 @@ async fn limit(store: &Store, pages: i64) {
         .unwrap();
     let pragma = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", used + pages));
     store
-        .db()
+        .sqlite()
         .write(|connection| {
             Box::pin(async move {
                 sqlx::query(pragma).execute(connection).await.map(drop).map_err(StoreError::sql("limit"))
@@ -79,12 +79,7 @@ async fn readiness_comes_back_by_itself_when_nothing_is_submitted_meanwhile() {
     // Two of them in one transaction, so that the second one finds what the first one left.
     let refused = store.bridge().put_codec("c", &"x".repeat(100_000), 0).await;
     assert!(refused.unwrap_err().is_disk_full());
-    store
-        .db()
-        .writer
-        .shared()
-        .readiness
-        .send_replace(Readiness::NotReady { reason: "full".into(), disk_full: true });
+    store.shared().readiness.send_replace(Readiness::NotReady { reason: "full".into(), disk_full: true });
 
     let mut readiness = store.readiness();
     limit(&store, 100_000).await;
@@ -118,7 +113,7 @@ async fn a_former_owner_of_the_database_cannot_write_into_it() {
     let store = open(directory.path()).await;
     store.journal().commit(vec![uplink(1, 0)], vec![]).await.unwrap();
     let took_over = sqlx::query("UPDATE meta SET epoch = epoch + 1");
-    store.db().execute("take over", took_over).await.unwrap();
+    store.sqlite().execute("take over", took_over).await.unwrap();
 
     store.journal().submit(step(uplink(1, 1))).await.unwrap();
     let mut readiness = store.readiness();

@@ -74,8 +74,9 @@ async fn a_writer_that_is_gone_is_not_ready_for_anything() {
     let store = open(directory.path()).await;
     let mut readiness = store.readiness();
 
-    let fault =
-        store.db().write(|_| -> crate::job::Fut<'_, ()> { Box::pin(async { panic!("a fault of a job") }) });
+    let fault = store
+        .sqlite()
+        .write(|_| -> crate::sqlite::Fut<'_, ()> { Box::pin(async { panic!("a fault of a job") }) });
 
     assert!(matches!(fault.await, Err(StoreError::Closed)));
     let waited = tokio::time::timeout(Duration::from_secs(20), readiness.wait_for(|r| !r.is_ready()));
@@ -194,7 +195,7 @@ async fn a_write_of_a_table_that_fails_takes_nothing_of_its_neighbours_back() {
     // Queued together, so that they share a transaction.
     let (first, broken, last) = tokio::join!(
         bridge.insert_application(good("a")),
-        store.db().execute("try nonsense", sqlx::query("INSERT INTO application (id) VALUES ('x')")),
+        store.sqlite().execute("try nonsense", sqlx::query("INSERT INTO application (id) VALUES ('x')")),
         bridge.insert_application(good("b")),
     );
 

@@ -1,6 +1,16 @@
 #![allow(clippy::unwrap_used)]
-use crate::testing::{in_memory, open};
+use crate::testing::{Place, stories};
 use crate::{JoinCommit, JoinCommitted, JoinDeviceRow, JoinTables, NonceRule};
+
+stories! {
+    every_value_counts_once_up_to_1_0_3,
+    values_rise_from_1_0_4_on,
+    a_corrected_version_does_not_open_old_requests,
+    a_join_nonce_is_never_handed_out_twice_not_even_after_the_device_was_deleted,
+    replacing_a_device_keeps_its_keys_and_nonces_and_another_join_eui_counts_anew,
+    of_the_same_request_at_the_same_time_one_is_accepted,
+    changes_of_keys_are_in_the_audit_trail_without_the_keys,
+}
 
 fn device() -> JoinDeviceRow {
     JoinDeviceRow {
@@ -28,9 +38,8 @@ async fn commit(tables: &JoinTables, dev_nonce: u16, rule: NonceRule, join_nonce
     tables.commit_join(join(dev_nonce, rule, join_nonce)).await.unwrap()
 }
 
-#[tokio::test]
-async fn every_value_counts_once_up_to_1_0_3() {
-    let store = in_memory().await;
+async fn every_value_counts_once_up_to_1_0_3(place: &Place) {
+    let store = place.open().await;
     let tables = store.join();
     tables.put_device(device()).await.unwrap();
 
@@ -43,9 +52,8 @@ async fn every_value_counts_once_up_to_1_0_3() {
     assert_eq!(tables.last_answer(device().dev_eui).await.unwrap(), Some(([3; 32], vec![9; 200])));
 }
 
-#[tokio::test]
-async fn values_rise_from_1_0_4_on() {
-    let store = in_memory().await;
+async fn values_rise_from_1_0_4_on(place: &Place) {
+    let store = place.open().await;
     let tables = store.join();
     tables.put_device(device()).await.unwrap();
 
@@ -57,9 +65,8 @@ async fn values_rise_from_1_0_4_on() {
     assert_eq!(commit(&tables, 11, NonceRule::StrictlyRising, 3).await, JoinCommitted::Committed);
 }
 
-#[tokio::test]
-async fn a_corrected_version_does_not_open_old_requests() {
-    let store = in_memory().await;
+async fn a_corrected_version_does_not_open_old_requests(place: &Place) {
+    let store = place.open().await;
     let tables = store.join();
     tables.put_device(device()).await.unwrap();
     commit(&tables, 40_000, NonceRule::UnusedEver, 1).await;
@@ -71,9 +78,8 @@ async fn a_corrected_version_does_not_open_old_requests() {
     assert_eq!(commit(&tables, 1, NonceRule::UnusedEver, 4).await, JoinCommitted::NonceUsed);
 }
 
-#[tokio::test]
-async fn a_join_nonce_is_never_handed_out_twice_not_even_after_the_device_was_deleted() {
-    let store = in_memory().await;
+async fn a_join_nonce_is_never_handed_out_twice_not_even_after_the_device_was_deleted(place: &Place) {
+    let store = place.open().await;
     let tables = store.join();
     tables.put_device(device()).await.unwrap();
     commit(&tables, 1, NonceRule::UnusedEver, 5).await;
@@ -91,9 +97,8 @@ async fn a_join_nonce_is_never_handed_out_twice_not_even_after_the_device_was_de
     assert_eq!(commit(&tables, 1, NonceRule::UnusedEver, 6).await, JoinCommitted::Committed);
 }
 
-#[tokio::test]
-async fn replacing_a_device_keeps_its_keys_and_nonces_and_another_join_eui_counts_anew() {
-    let store = in_memory().await;
+async fn replacing_a_device_keeps_its_keys_and_nonces_and_another_join_eui_counts_anew(place: &Place) {
+    let store = place.open().await;
     let tables = store.join();
     tables.put_device(device()).await.unwrap();
     commit(&tables, 10, NonceRule::StrictlyRising, 1).await;
@@ -111,10 +116,8 @@ async fn replacing_a_device_keeps_its_keys_and_nonces_and_another_join_eui_count
     assert_eq!(tables.commit_join(moved).await.unwrap(), JoinCommitted::Committed);
 }
 
-#[tokio::test]
-async fn of_the_same_request_at_the_same_time_one_is_accepted() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
+async fn of_the_same_request_at_the_same_time_one_is_accepted(place: &Place) {
+    let store = place.open().await;
     let tables = store.join();
     tables.put_device(device()).await.unwrap();
 
@@ -131,13 +134,12 @@ async fn of_the_same_request_at_the_same_time_one_is_accepted() {
 
     assert_eq!(accepted, 1);
     store.close().await.unwrap();
-    let stored = open(directory.path()).await.join().device(device().dev_eui).await.unwrap().unwrap();
+    let stored = place.open().await.join().device(device().dev_eui).await.unwrap().unwrap();
     assert_eq!(stored.nonces_used, 1);
 }
 
-#[tokio::test]
-async fn changes_of_keys_are_in_the_audit_trail_without_the_keys() {
-    let store = in_memory().await;
+async fn changes_of_keys_are_in_the_audit_trail_without_the_keys(place: &Place) {
+    let store = place.open().await;
     store.join().put_device(device()).await.unwrap();
     store.join().delete_device(device().dev_eui).await.unwrap();
 

@@ -1,8 +1,17 @@
 #![allow(clippy::unwrap_used)]
 use proto::internal::Record;
 
-use crate::testing::{all, apply_retention, open, open_with, uplink};
+use crate::testing::{Place, all, apply_retention, stories, uplink};
 use crate::{Store, StoreOptions};
+
+stories! {
+    the_disk_and_the_memory_tell_the_same_story,
+    subscribers_hear_of_each_new_head,
+    old_rows_leave_by_age_and_a_reader_sees_the_gap,
+    the_oldest_rows_leave_when_the_journal_grows_too_large,
+    the_last_row_stays_whatever_its_age,
+    a_time_is_found_by_when_the_server_received,
+}
 
 async fn filled(store: &Store, count: u32) {
     for n in 0..count {
@@ -10,15 +19,13 @@ async fn filled(store: &Store, count: u32) {
     }
 }
 
-#[tokio::test]
-async fn the_disk_and_the_memory_tell_the_same_story() {
-    let directory = tempfile::tempdir().unwrap();
+async fn the_disk_and_the_memory_tell_the_same_story(place: &Place) {
     let options = StoreOptions { tail_bytes: 3000, group_max_delay_ms: 0, ..StoreOptions::default() };
-    let store = open_with(directory.path(), options).await;
+    let store = place.open_with(options).await;
     filled(&store, 60).await;
 
-    assert!(store.db().writer.shared().tail.read(0, 1).is_none(), "the beginning is on disk only");
-    assert!(store.db().writer.shared().tail.read(58, 1).is_some(), "the end is in memory");
+    assert!(store.shared().tail.read(0, 1).is_none(), "the beginning is on disk only");
+    assert!(store.shared().tail.read(58, 1).is_some(), "the end is in memory");
     assert!(all(&store).await.into_iter().eq((0..60).map(|n| (u64::from(n) + 1, n))));
     for after in [0, 1, 30, 57, 59] {
         for max in [0, 1, 5, 100] {
@@ -34,29 +41,25 @@ async fn the_disk_and_the_memory_tell_the_same_story() {
     assert!(store.log().read(u64::MAX, 10).await.unwrap().records.is_empty());
 }
 
-#[tokio::test]
-async fn subscribers_hear_of_each_new_head() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
+async fn subscribers_hear_of_each_new_head(place: &Place) {
+    let store = place.open().await;
     let mut head = store.log().subscribe();
-    assert_eq!(*head.borrow_and_update(), 0);
+    assert_eq!(head.seq(), 0);
+    let waiting = tokio::spawn(async move { head.wait_for(|head| *head > 0).await });
 
     filled(&store, 1).await;
 
-    head.changed().await.unwrap();
-    assert_eq!(*head.borrow_and_update(), 1);
+    assert_eq!(waiting.await.unwrap(), 1);
     // A commit without events is none of their business.
     store.journal().commit(vec![], vec![]).await.unwrap();
-    assert!(!head.has_changed().unwrap());
+    assert_eq!(store.log().subscribe().seq(), 1);
 }
 
-#[tokio::test]
-async fn old_rows_leave_by_age_and_a_reader_sees_the_gap() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open_with(directory.path(), StoreOptions { tail_bytes: 0, ..StoreOptions::default() }).await;
+async fn old_rows_leave_by_age_and_a_reader_sees_the_gap(place: &Place) {
+    let store = place.open_with(StoreOptions { tail_bytes: 0, ..StoreOptions::default() }).await;
     // The counter is the time of the record in milliseconds since 1970, so all but what comes from now are old.
     filled(&store, 30).await;
-    let now = Record { at_us: crate::sql::now_us(), ..uplink(1, 30) };
+    let now = Record { at_us: seam::wall_us(), ..uplink(1, 30) };
     store.journal().commit(vec![now], vec![]).await.unwrap();
 
     let removed = apply_retention(&store, &StoreOptions::default()).await;
@@ -68,16 +71,13 @@ async fn old_rows_leave_by_age_and_a_reader_sees_the_gap() {
     assert_eq!(all(&store).await, [(31, 30)]);
     store.close().await.unwrap();
 
-    let store = open(directory.path()).await;
+    let store = place.open().await;
     assert_eq!((store.log().earliest(), store.log().head()), (31, 31));
     assert_eq!(store.journal().commit(vec![uplink(1, 32)], vec![]).await.unwrap(), 32, "sequences go on");
 }
 
-#[tokio::test]
-async fn the_oldest_rows_leave_when_the_journal_grows_too_large() {
-    let directory = tempfile::tempdir().unwrap();
-    let options = StoreOptions { group_max_delay_ms: 0, ..StoreOptions::default() };
-    let store = open_with(directory.path(), options).await;
+async fn the_oldest_rows_leave_when_the_journal_grows_too_large(place: &Place) {
+    let store = place.open().await;
     filled(&store, 300).await;
     let bytes = store.metrics().journal_bytes;
     let limit = StoreOptions {
@@ -94,28 +94,23 @@ async fn the_oldest_rows_leave_when_the_journal_grows_too_large() {
     assert_eq!(store.log().head(), 300);
     let kept = store.metrics().journal_bytes;
     store.close().await.unwrap();
-    assert_eq!(open(directory.path()).await.metrics().journal_bytes, kept);
+    assert_eq!(place.open().await.metrics().journal_bytes, kept);
 }
 
-#[tokio::test]
-async fn the_last_row_stays_whatever_its_age() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
+async fn the_last_row_stays_whatever_its_age(place: &Place) {
+    let store = place.open().await;
     filled(&store, 3).await;
     let nothing = StoreOptions { retention_max_age_s: 0, retention_max_bytes: 0, ..StoreOptions::default() };
     apply_retention(&store, &nothing).await;
     store.close().await.unwrap();
 
-    let store = open(directory.path()).await;
+    let store = place.open().await;
     assert_eq!(store.log().head(), 3);
     assert_eq!(store.log().earliest(), 3);
 }
 
-#[tokio::test]
-async fn a_time_is_found_by_when_the_server_received() {
-    let directory = tempfile::tempdir().unwrap();
-    let options = StoreOptions { group_max_delay_ms: 0, ..StoreOptions::default() };
-    let store = open_with(directory.path(), options).await;
+async fn a_time_is_found_by_when_the_server_received(place: &Place) {
+    let store = place.open().await;
     assert_eq!(store.log().seq_at_time(0).await.unwrap(), 1, "an empty log begins with what comes");
     // Record n was received at n milliseconds.
     filled(&store, 200).await;

@@ -188,7 +188,7 @@ async fn a_data_directory_of_a_newer_version_is_refused_untouched() {
     let newer = sqlx::query(
         "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'x', 1, x'00', 0)",
     );
-    store.db().execute("pretend", newer).await.unwrap();
+    store.sqlite().execute("pretend", newer).await.unwrap();
     store.close().await.unwrap();
     let before = std::fs::read(directory.path().join("loam.db")).unwrap();
 

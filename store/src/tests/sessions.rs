@@ -1,12 +1,19 @@
 #![allow(clippy::unwrap_used)]
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proto::internal::Delta;
 
 use crate::housekeeping::checkpoint_all;
-use crate::testing::{apply_retention, counter, in_memory, open};
+use crate::testing::{Place, apply_retention, counter, in_memory, stories};
 use crate::{SessionRow, Store, checkpoint};
+
+stories! {
+    a_session_is_the_checkpoint_and_the_journal_behind_it,
+    the_retention_keeps_what_the_sessions_still_need,
+    a_late_change_of_a_removed_session_does_not_bring_it_back,
+    a_number_that_is_used_again_inherits_nothing_from_the_session_before,
+}
 
 async fn sessions(store: &Store) -> BTreeMap<(u64, u64), SessionRow> {
     let mut found = BTreeMap::new();
@@ -22,10 +29,8 @@ fn begin(dev_eui: u64, session_id: u64) -> Delta {
     Delta { dev_eui, session_id, sealed_keys: Some(vec![1; 77]), state: Some(vec![2; 40]), ..Delta::default() }
 }
 
-#[tokio::test]
-async fn a_session_is_the_checkpoint_and_the_journal_behind_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
+async fn a_session_is_the_checkpoint_and_the_journal_behind_it(place: &Place) {
+    let store = place.open().await;
     let journal = store.journal();
     journal.commit(vec![], vec![begin(u64::MAX, 7), begin(2, 8), counter(2, 8, 0)]).await.unwrap();
     checkpoint_all(store.db()).await.unwrap();
@@ -34,7 +39,7 @@ async fn a_session_is_the_checkpoint_and_the_journal_behind_it() {
 
     let before = sessions(&store).await;
     store.close().await.unwrap();
-    let store = open(directory.path()).await;
+    let store = place.open().await;
 
     assert_eq!(sessions(&store).await, before);
     assert_eq!(before.keys().copied().collect::<Vec<_>>(), [(2, 8), (2, 9), (u64::MAX, 7)]);
@@ -43,10 +48,8 @@ async fn a_session_is_the_checkpoint_and_the_journal_behind_it() {
     assert_eq!((row.sealed_keys.len(), row.state.len()), (77, 40));
 }
 
-#[tokio::test]
-async fn the_retention_keeps_what_the_sessions_still_need() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
+async fn the_retention_keeps_what_the_sessions_still_need(place: &Place) {
+    let store = place.open().await;
     for n in 0..20 {
         store.journal().commit(vec![], vec![begin(n, 1), counter(n, 1, 5)]).await.unwrap();
     }
@@ -59,9 +62,8 @@ async fn the_retention_keeps_what_the_sessions_still_need() {
     assert_eq!(sessions(&store).await.len(), 20);
 }
 
-#[tokio::test]
-async fn a_late_change_of_a_removed_session_does_not_bring_it_back() {
-    let store = in_memory().await;
+async fn a_late_change_of_a_removed_session_does_not_bring_it_back(place: &Place) {
+    let store = place.open().await;
     let gone = |session_id| Delta { dev_eui: 1, session_id, removed: true, ..Delta::default() };
     store.journal().commit(vec![], vec![begin(1, 1), begin(1, 2)]).await.unwrap();
     checkpoint_all(store.db()).await.unwrap();
@@ -77,9 +79,8 @@ async fn a_late_change_of_a_removed_session_does_not_bring_it_back() {
     assert_eq!(sessions(&store).await.into_keys().collect::<Vec<_>>(), [(1, 3)]);
 }
 
-#[tokio::test]
-async fn a_number_that_is_used_again_inherits_nothing_from_the_session_before() {
-    let store = in_memory().await;
+async fn a_number_that_is_used_again_inherits_nothing_from_the_session_before(place: &Place) {
+    let store = place.open().await;
     let gone = Delta { dev_eui: 1, removed: true, ..Delta::default() };
     let late = Delta { dev_eui: 1, session_id: 2, a_fcnt_down: Some(9), ..counter(1, 2, 70) };
     store.journal().commit(vec![], vec![begin(1, 2), gone]).await.unwrap();
@@ -156,36 +157,44 @@ fn apply_in_order(rows: &mut BTreeMap<(u64, u64), SessionRow>, delta: &Delta) {
     row.a_fcnt_down = delta.a_fcnt_down.unwrap_or(row.a_fcnt_down);
 }
 
+async fn follow_the_model(store: Store, steps: Vec<Step>) {
+    let mut model = BTreeMap::new();
+    let mut known = BTreeSet::new();
+    for step in steps {
+        match step {
+            Step::Commit(mut deltas) => {
+                // A session begins with its keys; before that nobody knows its number. Afterwards anything may come late.
+                deltas.retain(|delta| {
+                    let key = (delta.dev_eui, delta.session_id);
+                    if delta.sealed_keys.is_some() {
+                        known.insert(key);
+                    }
+                    delta.removed || known.contains(&key)
+                });
+                deltas.iter().for_each(|delta| apply_in_order(&mut model, delta));
+                store.journal().commit(vec![], deltas).await.unwrap();
+            }
+            Step::Checkpoint => checkpoint_all(store.db()).await.unwrap(),
+            Step::CrashBeforeCheckpoint => checkpoint::pass_cut_short(store.db()).await.unwrap(),
+        }
+        assert_eq!(sessions(&store).await, model);
+    }
+    checkpoint_all(store.db()).await.unwrap();
+    assert_eq!(sessions(&store).await, model);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
     #[test]
-    fn checkpoint_and_tail_equal_the_changes_applied_in_order(steps in steps()) {
+    fn checkpoint_and_tail_equal_the_changes_applied_in_order_on_sqlite(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let store = in_memory().await;
-            let mut model = BTreeMap::new();
-            let mut known = std::collections::BTreeSet::new();
-            for step in steps {
-                match step {
-                    Step::Commit(mut deltas) => {
-                        // A session begins with its keys; before that nobody knows its number. Afterwards anything may come late.
-                        deltas.retain(|delta| {
-                            let key = (delta.dev_eui, delta.session_id);
-                            if delta.sealed_keys.is_some() {
-                                known.insert(key);
-                            }
-                            delta.removed || known.contains(&key)
-                        });
-                        deltas.iter().for_each(|delta| apply_in_order(&mut model, delta));
-                        store.journal().commit(vec![], deltas).await.unwrap();
-                    }
-                    Step::Checkpoint => checkpoint_all(store.db()).await.unwrap(),
-                    Step::CrashBeforeCheckpoint => checkpoint::pass_cut_short(store.db()).await.unwrap(),
-                }
-                assert_eq!(sessions(&store).await, model);
-            }
-            checkpoint_all(store.db()).await.unwrap();
-            assert_eq!(sessions(&store).await, model);
-        });
+        runtime.block_on(async { follow_the_model(in_memory().await, steps).await });
+    }
+
+    #[test]
+    fn checkpoint_and_tail_equal_the_changes_applied_in_order_in_memory(steps in steps()) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async { follow_the_model(Place::memory().open().await, steps).await });
     }
 }

@@ -8,17 +8,22 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 use zeroize::Zeroizing;
 
-use crate::housekeeping::WAL_BYTES_MAX;
-use crate::lock::DirectoryLock;
+use super::housekeeping::WAL_BYTES_MAX;
+use super::lock::DirectoryLock;
+use super::sql;
+use super::stamp::Stamp;
+use crate::row::ROW_OVERHEAD;
 use crate::seal::{Absent, KEK_LEN, Sealer, key_file, random_key};
-use crate::stamp::Stamp;
-use crate::writer::{Opened, ROW_OVERHEAD};
-use crate::{StoreError, files, sql};
+use crate::shared::Opened;
+use crate::{StoreError, files};
 
 /// A database that is ours to write.
 pub(crate) struct Database {
     pub(crate) connection: SqliteConnection,
     pub(crate) opened: Opened,
+    pub(crate) database_id: String,
+    /// meta.writes.
+    pub(crate) writes: u64,
     pub(crate) sealer: Sealer,
     pub(crate) transport_key: Zeroizing<[u8; 16]>,
     pub(crate) lock: Option<DirectoryLock>,
@@ -63,16 +68,11 @@ pub(crate) async fn directory(directory: &Path) -> Result<Database, StoreError> 
         let _ = connection.close().await;
         return Err(refusal);
     }
-    let opened = take_over(&mut connection, &seen.database_id, &sealer).await?;
-    let now = Stamp {
-        database_id: opened.database_id.clone(),
-        epoch: opened.epoch,
-        head_seq: opened.next_seq - 1,
-        writes: opened.writes,
-    };
-    now.write(directory)?;
+    let (opened, stamp) = take_over(&mut connection, &seen.database_id, &sealer).await?;
+    stamp.write(directory)?;
     seam::crash_point("store.open.stamped");
-    Ok(Database { connection, opened, sealer, transport_key, lock: Some(lock) })
+    let Stamp { database_id, writes, .. } = stamp;
+    Ok(Database { connection, opened, database_id, writes, sealer, transport_key, lock: Some(lock) })
 }
 
 /// Whether this is the database the stamp was written for, no older than it, and sealed with our key. Changes nothing.
@@ -116,8 +116,9 @@ pub(crate) async fn memory() -> Result<Database, StoreError> {
         .await
         .map_err(StoreError::sql("open"))?;
     let sealer = Sealer::new(&random_key());
-    let opened = take_over(&mut connection, "memory", &sealer).await?;
-    Ok(Database { connection, opened, sealer, transport_key: random_key(), lock: None })
+    let (opened, Stamp { database_id, writes, .. }) = take_over(&mut connection, "memory", &sealer).await?;
+    let transport_key = random_key();
+    Ok(Database { connection, opened, database_id, writes, sealer, transport_key, lock: None })
 }
 
 /// Options of a connection that reads.
@@ -132,8 +133,35 @@ pub(crate) fn wal_options(directory: &Path) -> SqliteConnectOptions {
     tuned(SqliteConnectOptions::new().filename(directory.join(DATABASE_FILE)), 64)
 }
 
+/// Writes a copy of the database of a directory into a new file; returns its size in bytes.
+pub(crate) async fn backup(directory: &Path, path: &Path) -> Result<u64, StoreError> {
+    let exists = path.metadata().is_ok_and(|file| file.len() > 0);
+    if exists {
+        return Err(StoreError::io(path, std::io::ErrorKind::AlreadyExists.into()));
+    }
+    make_private(path)?;
+    let written = write_backup(directory, path).await;
+    if written.is_err() {
+        // Half a copy is worse than none; the error below says why there is none.
+        let _ = std::fs::remove_file(path);
+    }
+    written
+}
+
+async fn write_backup(directory: &Path, path: &Path) -> Result<u64, StoreError> {
+    let failed = || StoreError::sql("write the backup");
+    let target =
+        path.to_str().ok_or_else(|| StoreError::io(path, std::io::ErrorKind::InvalidFilename.into()))?;
+    // A connection of its own, since `query_only` of the readers forbids the statement.
+    let mut connection = wal_options(directory).connect().await.map_err(failed())?;
+    sqlx::query("VACUUM INTO ?1").bind(target).execute(&mut connection).await.map_err(failed())?;
+    connection.close().await.map_err(failed())?;
+    mark_backup(path).await?;
+    path.metadata().map(|file| file.len()).map_err(|e| StoreError::io(path, e))
+}
+
 /// Marks the file a backup has written, so that it is never taken for the database itself.
-pub(crate) async fn mark_backup(path: &Path) -> Result<(), StoreError> {
+async fn mark_backup(path: &Path) -> Result<(), StoreError> {
     let failed = || StoreError::sql("finish the backup");
     let options = tuned(SqliteConnectOptions::new().filename(path), 64).journal_mode(SqliteJournalMode::Delete);
     let mut connection = options.connect().await.map_err(failed())?;
@@ -142,7 +170,7 @@ pub(crate) async fn mark_backup(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Makes an empty file that only its owner reads; SQLite gives its companions the same rights.
-pub(crate) fn make_private(path: &Path) -> Result<(), StoreError> {
+fn make_private(path: &Path) -> Result<(), StoreError> {
     let mut options = OpenOptions::new();
     options.create(true).append(true);
     #[cfg(unix)]
@@ -239,7 +267,7 @@ async fn take_over(
     connection: &mut SqliteConnection,
     database_id: &str,
     sealer: &Sealer,
-) -> Result<Opened, StoreError> {
+) -> Result<(Opened, Stamp), StoreError> {
     MIGRATIONS.run_direct(None, &mut *connection, false).await.map_err(|error| StoreError::Sql {
         doing: "bring the schema up to date",
         source: std::sync::Arc::new(error.into()),
@@ -252,7 +280,7 @@ async fn take_over(
     )
     .bind(database_id)
     .bind(sealer.check())
-    .bind(sql::now_us())
+    .bind(seam::wall_us())
     .execute(&mut *connection)
     .await
     .map_err(failed())?;
@@ -271,16 +299,21 @@ async fn take_over(
         .await
         .map_err(failed())?;
     let next_seq = last.as_ref().map_or(1, |row| sql::uint(row.get(1)));
-    Ok(Opened {
+    let stamp = Stamp {
         database_id: meta.get(0),
         epoch: sql::uint(meta.get(1)),
+        head_seq: next_seq - 1,
         writes: sql::uint(meta.get(2)),
-        batch: last.as_ref().map_or(0, |row| row.get(0)),
+    };
+    let opened = Opened {
+        epoch: stamp.epoch,
+        batch: last.as_ref().map_or(0, |row| sql::uint(row.get(0))),
         next_seq,
         earliest_seq: first.as_ref().map_or(next_seq, |row| sql::uint(row.get(0))),
-        end_bytes: last.as_ref().map_or(0, |row| row.get(2)),
-        removed_bytes: first.as_ref().map_or(0, |row| row.get::<i64, _>(1) - sql::int(ROW_OVERHEAD)),
-    })
+        end_bytes: last.as_ref().map_or(0, |row| sql::uint(row.get(2))),
+        removed_bytes: first.as_ref().map_or(0, |row| sql::uint(row.get(1)).saturating_sub(ROW_OVERHEAD)),
+    };
+    Ok((opened, stamp))
 }
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");

@@ -27,11 +27,6 @@ pub(crate) fn uint32(value: i64) -> u32 {
     u32::try_from(value.max(0)).unwrap_or(u32::MAX)
 }
 
-/// Wall clock, microseconds since the Unix epoch; 0 on a clock set before it.
-pub(crate) fn now_us() -> i64 {
-    seam::wall_us()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
