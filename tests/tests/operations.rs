@@ -272,6 +272,36 @@ async fn a_full_disk_withholds_the_acknowledgement_and_loses_nothing() {
     assert_eq!(loam.terminate().code(), Some(0));
 }
 
+/// OPS-006: the last window of a server that ends is one like all others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_confirmed_downlink_still_leaves_while_the_server_ends() {
+    // A window so wide that it is open when the signal comes.
+    let mut stand = Stand::set_up_with(&[("LOAM_NETWORK__DEDUP_WINDOW_MS", "1000")]).await;
+    let order = v1::EnqueueDownlinkRequest {
+        dev_eui: format!("{DEVICE:016x}"),
+        f_port: 9,
+        content: Some(v1::enqueue_downlink_request::Content::Payload(b"shut".to_vec())),
+        confirmed: true,
+        ..v1::EnqueueDownlinkRequest::default()
+    };
+    stand.client.downlinks.enqueue_downlink(order).await.expect("taken");
+    let mut device = stand.device.clone();
+    stand.push(&device.uplink(0, Some((1, b"last words")), false)).await;
+    eventually("the frame is verified", async || {
+        let info =
+            stand.client.clone().system.get_info(v1::GetInfoRequest {}).await.expect("info").into_inner();
+        (info.copies == 1).then_some(())
+    })
+    .await;
+
+    let Stand { loam, mut downlinks, .. } = stand;
+    assert_eq!(loam.terminate().code(), Some(0));
+    let left = tokio::time::timeout(DEADLINE, downlinks.recv()).await.expect("a downlink left");
+    let left = left.expect("the gateway goes on");
+    let heard = device.take_downlink(&left.phy_payload).expect("for this device");
+    assert_eq!((heard.payload, heard.confirmed), (Some((9, b"shut".to_vec())), true));
+}
+
 /// OPS-006: what was received before the end is there after it, and nobody is kept waiting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_told_to_end_closes_its_windows_first() {

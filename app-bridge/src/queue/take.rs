@@ -152,6 +152,10 @@ impl Queue {
             );
             return Ok(window);
         };
+        if !item.announced {
+            // The lease takes the place of the state the log was not told yet.
+            self.announce(std::slice::from_ref(item)).await;
+        }
         let leased = match self
             .tables
             .lease_downlink(&item.id, session_id, fcnt_down, now)
