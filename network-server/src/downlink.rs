@@ -257,6 +257,7 @@ impl Downlinks {
         let failed = matches!(sent, Sent::Failed { .. });
         let records = Arc::new(Mutex::new(self.records_of(job, note, sent)));
         let untold = Arc::clone(&records);
+        let settled_by_device = built.confirmed && noted == Noted::Yes;
         let (dev_eui, plan, built) = (job.dev_eui, job.plan.clone(), built.clone());
         let (committed, wait) = oneshot::channel();
         let told = run_on_owner(&self.owners, dev_eui, move |owner| {
@@ -265,7 +266,7 @@ impl Downlinks {
             let (profile, allow_fcnt_reset) = (device.profile.load(), device.allow_fcnt_reset);
             let Some(session) = device.session_mut(plan.session) else { return };
             let awaited = session.outstanding_confirmed() == Some(built.fcnt_down);
-            if built.confirmed && noted == Noted::Yes && !awaited {
+            if settled_by_device && !awaited {
                 return;
             }
             let mut deltas = Vec::new();
@@ -289,9 +290,10 @@ impl Downlinks {
             let _ = wait.await;
             return;
         }
-        // The server is stopping and decides no more uplinks, or it is overloaded.
+        // The server is stopping, or it is overloaded. A confirmed frame that was noted is settled by the device's next uplink.
         let records = std::mem::take(&mut *untold.lock());
         if !records.is_empty()
+            && !settled_by_device
             && let Err(error) = self.shared.journal.commit(records, Vec::new()).await
         {
             tracing::error!(%dev_eui, %error, "what became of a downlink was not written");

@@ -188,7 +188,7 @@ impl Owner {
     }
 
     /// Decides the windows that are open, before the end.
-    fn close_all(&mut self) {
+    pub(crate) fn close_all(&mut self) {
         let now = self.now();
         for closed in self.uplinks.close_all(now) {
             self.decide(closed, now);

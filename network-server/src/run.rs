@@ -32,7 +32,7 @@ use crate::ingest::{Ingest, ReplayBudget, Verdicts};
 use crate::join::Joins;
 use crate::metrics::{Metrics, Sizes};
 use crate::owner::{Device, Owner, OwnerMessage, Shared};
-use crate::owner_queue::{OwnerQueue, owner_of};
+use crate::owner_queue::{OwnerQueue, owner_of, run_on};
 use crate::profiles::{Profiles, from_message};
 use crate::records;
 use crate::seal::open_keys;
@@ -274,9 +274,13 @@ impl NetworkServer {
     /// caller's to close.
     pub async fn stop(mut self) {
         self.ingest.stopping.store(true, Ordering::Relaxed);
-        self.stop_owners().await;
-        // What the owners handed over is committed, and its downlinks are under way, when these two come back.
         let drained = tokio::time::timeout(Duration::from_millis(DRAIN_MS), async {
+            for owner in &self.owners {
+                if run_on(owner, Owner::close_all).await.is_none() {
+                    return;
+                }
+            }
+            // What the owners handed over is committed, and its downlinks are under way, when these two come back.
             if self.port.shared.journal.commit(Vec::new(), Vec::new()).await.is_err() {
                 return;
             }
@@ -290,6 +294,8 @@ impl NetworkServer {
         if drained.await.is_err() {
             tracing::warn!("the outcome of some downlinks was not waited for; they end as unknown");
         }
+        // Not before: they are asked whether an outcome still counts.
+        self.stop_owners().await;
         let udp = Arc::clone(&self.udp);
         if tokio::task::spawn_blocking(move || udp.stop()).await.is_err() {
             tracing::error!("stopping the gateways' port was cut off");

@@ -237,7 +237,11 @@ impl Stand {
 
     /// Like [`Stand::set_up`], with settings as environment variables.
     pub async fn set_up_with(settings: &[(&str, &str)]) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        Self::set_up_in(tempfile::tempdir().expect("a temporary directory"), settings).await
+    }
+
+    /// Like [`Stand::set_up_with`], in a directory an earlier start may have left something in.
+    pub async fn set_up_in(dir: TempDir, settings: &[(&str, &str)]) -> Self {
         let loam = Loam::start_with(&dir.path().join("data"), settings);
         let client = loam.client();
         register_basics(&client, Region::Eu868, &[GATEWAY]).await;

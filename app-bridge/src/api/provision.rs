@@ -242,11 +242,11 @@ enum Finished {
 fn refusal(error: BridgeError) -> Result<PortError, BridgeError> {
     match error {
         BridgeError::Port(
-            error @ (PortError::AlreadyExists(_)
+            refused @ (PortError::AlreadyExists(_)
             | PortError::FailedPrecondition(_)
             | PortError::InvalidArgument(_)
             | PortError::NotFound(_)),
-        ) => Ok(error),
-        other => Err(other),
+        ) => Ok(refused),
+        BridgeError::File { .. } | BridgeError::Port(_) | BridgeError::Store(_) => Err(error),
     }
 }

@@ -156,6 +156,10 @@ impl Queue {
         if planted(Bug::LeaseNotDurable) {
             return Ok(self.lease_in_memory(item, request, &key, more_pending, rx2_only));
         }
+        if !item.announced {
+            // The lease takes the place of the state the log was not told yet.
+            self.announce(std::slice::from_ref(item)).await;
+        }
         let leased = match self
             .tables
             .lease_downlink(&item.id, session_id, fcnt_down, now)

@@ -246,6 +246,9 @@ impl Thread {
                 (Err(_), true) => "ROLLBACK TO job",
                 (Err(_), false) => "ROLLBACK TO job; RELEASE job; UPDATE meta SET writes = writes + 1; COMMIT",
             };
+            if next.is_none() {
+                seam::crash_point("store.tables.before_commit");
+            }
             if let Err(error) = sqlx::query(statement).execute(&mut *connection).await {
                 finished.extend(next);
                 // A full disk may have ended the transaction inside the job, whose own error says so.
