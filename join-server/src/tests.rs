@@ -262,7 +262,7 @@ async fn up_to_1_0_3_every_dev_nonce_counts_once_in_any_order() {
     assert_eq!(world.nonces_used().await, 300);
 }
 
-/// JOIN-003, JOIN-021
+/// JOIN-003, JOIN-021, BACKEND-034
 #[tokio::test]
 async fn the_same_request_gets_the_same_answer_until_the_device_joins_again() {
     let world = World::with_device(MacVersion::V1_0_3).await;
@@ -281,7 +281,7 @@ async fn the_same_request_gets_the_same_answer_until_the_device_joins_again() {
     assert_eq!(world.join(asked(7, &APP_KEY)).await.unwrap_err().code, "dev_nonce_used");
 }
 
-/// JOIN-021
+/// JOIN-021, BACKEND-034
 #[tokio::test]
 async fn copies_that_come_at_once_use_one_nonce() {
     let world = World::with_device(MacVersion::V1_0_4).await;

@@ -149,7 +149,7 @@ async fn a_bridge_that_was_away_delivers_what_came_meanwhile() {
     }
 }
 
-/// Without the join server nobody joins, and whoever has joined goes on.
+/// BACKEND-033: without the join server nobody joins, and whoever has joined goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_join_server_sessions_go_on_and_joins_are_refused_by_name() {
     let mut installation = Installation::start().await;
