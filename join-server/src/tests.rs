@@ -394,7 +394,7 @@ async fn a_request_with_a_wrong_mic_learns_and_changes_nothing() {
     assert_eq!(world.server.join_keys_status(DEV_EUI.value()).await.unwrap(), before);
 }
 
-/// JOIN-007
+/// JOIN-007, PARSE-011
 #[tokio::test]
 async fn what_is_not_a_join_request_is_malformed() {
     let world = World::with_device(MacVersion::V1_0_4).await;
@@ -455,7 +455,7 @@ async fn a_flood_of_unknown_devices_is_not_looked_into() {
     assert!((1..100).contains(&explained), "{explained}");
 }
 
-/// JOIN-007
+/// JOIN-007, CRYPTO-011
 #[tokio::test]
 async fn a_key_entered_the_wrong_way_round_is_noticed() {
     let world = World::with_device(MacVersion::V1_1_0).await;

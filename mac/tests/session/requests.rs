@@ -228,7 +228,7 @@ fn a_frame_whose_commands_leave_no_place_says_that_a_payload_waits() {
     }
 }
 
-/// A clock that was set back must not silence the question until it has caught up.
+/// OPS-004: a clock that was set back must not silence the question until it has caught up.
 #[test]
 fn a_status_of_the_future_is_asked_for_again() {
     let mut world = World::otaa(Profile { device_status_interval_s: 6_000, ..Profile::default() });

@@ -144,3 +144,91 @@ impl Matrix {
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace").to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: &str, coverage: Coverage, note: &str) -> Row {
+        Row {
+            id: id.to_owned(),
+            area: "ACK".to_owned(),
+            spec: "TS001-1.0.4".to_owned(),
+            section: "4.3".to_owned(),
+            requirement: "one | other <x>".to_owned(),
+            how_to_test: "try".to_owned(),
+            severity: Severity::High,
+            coverage,
+            note: note.to_owned(),
+        }
+    }
+
+    fn proof(name: &str, ids: &[&str]) -> Proof {
+        Proof {
+            file: "mac/tests/a.rs".into(),
+            name: name.to_owned(),
+            program: "mac/tests/a.rs".into(),
+            rows: ids.iter().map(|id| (*id).to_owned()).collect(),
+        }
+    }
+
+    fn known(outcomes: &[(&str, bool)]) -> Outcomes {
+        let known = |(name, passed): &(&str, bool)| (("mac/tests/a.rs".into(), (*name).to_owned()), *passed);
+        Outcomes::Known(outcomes.iter().map(known).collect())
+    }
+
+    #[test]
+    fn a_row_is_green_when_all_its_tests_pass_and_red_without_any() {
+        let matrix = Matrix {
+            rows: vec![
+                row("ACK-001", Coverage::Covered, ""),
+                row("ACK-002", Coverage::NotBuilt, "class C"),
+                row("ACK-003", Coverage::Covered, ""),
+            ],
+            proofs: vec![proof("one", &["ACK-001"]), proof("two", &["ACK-001", "ACK-002"])],
+        };
+        let states = |outcomes: &Outcomes| -> Vec<State> {
+            matrix.rows.iter().map(|row| matrix.state(row, outcomes)).collect()
+        };
+        let red = |reason: &str| State::Red { reason: reason.to_owned() };
+        let nobody = || red("no test names it");
+        assert_eq!(states(&Outcomes::Assumed), [State::Green, State::NotBuilt, nobody()]);
+        let both = [("one", true), ("two", true)];
+        assert_eq!(states(&known(&both)), [State::Green, State::NotBuilt, nobody()]);
+        let failed = || red("did not pass: mac/tests/a.rs::two");
+        assert_eq!(states(&known(&[("one", true), ("two", false)])), [failed(), failed(), nobody()]);
+        assert_eq!(
+            states(&known(&[("one", true)])),
+            [failed(), failed(), nobody()],
+            "what was not run has not passed"
+        );
+
+        let page = matrix.page(&known(&both));
+        assert!(page.contains(
+            "| ACK-001 | one \\| other &lt;x> | high | green | `mac/tests/a.rs::one`<br>`mac/tests/a.rs::two` |"
+        ));
+        assert!(page.contains("| not built: class C |") && page.contains("| all | 1 | 1 | 1 | 3 |"), "{page}");
+        let table = matrix.table(&known(&both));
+        assert!(table.contains("red: ACK-003") && !table.contains("red: ACK-001"), "{table}");
+    }
+
+    #[test]
+    fn a_matrix_that_does_not_hold_together_says_where() {
+        let matrix = Matrix {
+            rows: vec![
+                row("ACK-001", Coverage::Covered, ""),
+                row("ACK-002", Coverage::NotBuilt, ""),
+                row("ACK-003", Coverage::Covered, ""),
+            ],
+            proofs: vec![proof("one", &["ACK-001", "ACK-999"])],
+        };
+        assert_eq!(
+            matrix.faults(),
+            [
+                "mac/tests/a.rs::one names ACK-999, which is not in tests/conformance.csv",
+                "ACK-002 is not built, and its note does not say what is missing",
+                "ACK-003 is covered, and no test names it",
+            ]
+        );
+    }
+}
