@@ -13,6 +13,9 @@ struct Arguments {
     /// Run no test, write nothing; only see whether the matrix is whole and docs/conformance.md up to date
     #[arg(long)]
     check: bool,
+    /// Features the tests are built with
+    #[arg(long, value_name = "FEATURES", conflicts_with = "check")]
+    features: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -36,7 +39,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
             faults.push(format!("{PAGE} is not what the matrix makes; run `make conformance`"));
         }
     } else {
-        let outcomes = conformance::run(&root, &matrix)?;
+        let outcomes = conformance::run(&root, &matrix, arguments.features.as_deref())?;
         let path = root.join(PAGE);
         std::fs::write(&path, matrix.page(&outcomes)).with_context(|| path.display().to_string())?;
         #[allow(clippy::print_stdout, reason = "the matrix is what the program is for")]

@@ -33,12 +33,12 @@ impl Outcomes {
     }
 }
 
-/// Builds and runs every test that names a row.
+/// Builds every test that names a row, with these features, and runs it.
 ///
 /// # Errors
 /// When cargo cannot build the tests or one of the programs cannot be started. A test that fails is no error.
-pub fn run(root: &Path, matrix: &Matrix) -> Result<Outcomes> {
-    let programs = build(root)?;
+pub fn run(root: &Path, matrix: &Matrix, features: Option<&str>) -> Result<Outcomes> {
+    let programs = build(root, features)?;
     let mut outcomes = BTreeMap::new();
     for (program, names) in matrix.tests() {
         let started: Vec<&Program> = programs.iter().filter(|built| built.source == program).collect();
@@ -98,11 +98,12 @@ impl Program {
 }
 
 /// Lets cargo build all tests and reads from its messages where they are.
-fn build(root: &Path) -> Result<Vec<Program>> {
+fn build(root: &Path, features: Option<&str>) -> Result<Vec<Program>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["test", "--workspace", "--locked", "--lib", "--bins", "--tests", "--no-run"])
         .args(["--message-format", "json-render-diagnostics"])
+        .args(features.iter().flat_map(|features| ["--features", features]))
         .current_dir(root)
         .stderr(Stdio::inherit())
         .output()
