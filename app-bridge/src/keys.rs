@@ -129,7 +129,7 @@ pub(crate) mod tests {
         KwAes128::new(&TRANSPORT_KEK.into()).wrap_key(key, &mut buffer).unwrap().to_vec()
     }
 
-    /// AS-001.
+    /// AS-001, CRYPTO-023.
     #[tokio::test]
     async fn a_key_is_wrapped_on_its_way_and_sealed_at_rest() {
         let store = store::Store::open(store::Location::Memory, store::StoreOptions::default()).await.unwrap();

@@ -45,6 +45,23 @@ fn a_copy_within_the_rx2_delay_is_late_and_opens_nothing() {
     );
 }
 
+/// JOIN-021: copies of a Join-Request over other gateways at 0, 0.25, 3 and 20 s are one request.
+#[test]
+fn copies_of_a_join_request_open_one_window_however_late_they_are() {
+    const REMEMBERED_MS: u64 = 60_000;
+    let mut dedup = Dedup::new(DedupLimits::default());
+    let mut take = |gateway, ms| {
+        let closed = dedup.handle_timeout(at_ms(ms)).len();
+        let copy = heard(gateway, 10, 5);
+        (closed, dedup.handle(join_frame(), Counter::Fresh, copy, REMEMBERED_MS, at_ms(ms)))
+    };
+    assert_eq!(take(1, 0), (0, Handled::Opened));
+    assert_eq!(take(2, 0), (0, Handled::Joined));
+    assert_eq!(take(3, 250), (1, Handled::Late));
+    assert_eq!(take(4, 3_000), (0, Handled::Late));
+    assert_eq!(take(5, 20_000), (0, Handled::Late));
+}
+
 /// DEDUP-002.
 #[test]
 fn one_gateway_that_reports_twice_counts_once_with_its_stronger_reception() {

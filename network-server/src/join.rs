@@ -24,7 +24,7 @@ use seam::{Bug, planted};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
-use crate::budget::{JOIN_ACCEPT_DELAY2_MS, JOIN_KEPT_MS, JOIN_MS, JOINS_IN_FLIGHT_MAX, JOINS_PER_DEVICE_MAX};
+use crate::budget::{JOIN_ACCEPT_DELAY2_MS, JOIN_MS, JOINS_IN_FLIGHT_MAX, JOINS_PER_DEVICE_MAX};
 use crate::deltas::whole;
 use crate::drops::refusal_of;
 use crate::gateway::GatewayUplink;
@@ -34,6 +34,7 @@ use crate::owner_queue::{OwnerQueue, run_on_owner};
 use crate::records;
 use crate::seal::seal_keys;
 use crate::transmit::{Frame, Sent, Transmitter, Window, best_first, by_signal};
+use crate::uplink::was_kept;
 
 /// One copy of a Join-Request.
 #[derive(Clone, Debug)]
@@ -132,13 +133,9 @@ impl Joins {
     /// request for a while and knows when it came.
     fn is_too_late(&self, job: &JoinJob) -> bool {
         let now = self.shared.clock.mono();
-        job.copies.iter().all(|copy| {
-            let kept_us = copy.gateway_time.map_or(0, |heard| copy.received_at.us().saturating_sub(heard.us()));
-            let kept_us = u64::try_from(kept_us).unwrap_or(0);
-            // A clock that is wrong by more than a day says nothing.
-            (JOIN_KEPT_MS * 1_000..DAY_US).contains(&kept_us)
-                || now.saturating_ms_since(copy.received) >= JOIN_ACCEPT_DELAY2_MS
-        })
+        job.copies
+            .iter()
+            .all(|copy| was_kept(copy) || now.saturating_ms_since(copy.received) >= JOIN_ACCEPT_DELAY2_MS)
     }
 
     async fn ask(&self, job: &JoinJob) -> Option<pb::JoinAnswer> {
@@ -151,7 +148,7 @@ impl Joins {
         let copy = job.copies.first()?;
         let request = pb::JoinRequest {
             phy_payload: copy.phy.to_vec(),
-            dev_addr: self.free_address(&job.addresses_in_use).value(),
+            dev_addr: free_address(self.net_id, &job.addresses_in_use, seam::random).value(),
             net_id: self.net_id.value(),
             mac_version: job.profile.mac_version.number(),
             dl_settings: u32::from(dl_settings.to_byte()),
@@ -310,16 +307,6 @@ impl Joins {
         self.shared.drops.refuse(refusal);
     }
 
-    /// A random address of the network that the device does not have already.
-    fn free_address(&self, in_use: &[DevAddr]) -> DevAddr {
-        loop {
-            let address = DevAddr::in_net(self.net_id, seam::random());
-            if !in_use.contains(&address) {
-                return address;
-            }
-        }
-    }
-
     /// A place among the joins of a device in work; it is free again when it is dropped.
     fn enter(&self, dev_eui: DevEui) -> Option<Place<'_>> {
         let place = Place { in_work: &self.in_work, dev_eui };
@@ -356,6 +343,16 @@ enum Standing {
     Unknown,
 }
 
+/// A random address of the network that the device does not have already.
+fn free_address(net_id: NetId, in_use: &[DevAddr], draw: impl Fn() -> u32) -> DevAddr {
+    loop {
+        let address = DevAddr::in_net(net_id, draw());
+        if !in_use.contains(&address) {
+            return address;
+        }
+    }
+}
+
 fn session_of(job: &JoinJob, answer: &pb::JoinAnswer, now: mac::units::Timestamp) -> Option<Session> {
     let key = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).ok();
     let keys = NetworkKeys {
@@ -383,4 +380,24 @@ fn session_of(job: &JoinJob, answer: &pb::JoinAnswer, now: mac::units::Timestamp
     Some(Session::new_otaa(&job.profile, params, now))
 }
 
-const DAY_US: u64 = 86_400_000_000;
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// JOIN-013: however small the network, a device that joins again gets another address than those it has.
+    #[test]
+    fn a_new_address_is_none_of_those_the_device_has() {
+        // 128 addresses, of which three are taken.
+        let net_id = NetId::new(7 << 21 | 1);
+        let in_use = [0, 1, 2].map(|host| DevAddr::in_net(net_id, host));
+        let drawn = Cell::new(0);
+        let draw = || drawn.replace(drawn.get() + 1);
+        for _ in 0..100_000 {
+            let address = free_address(net_id, &in_use, draw);
+            assert!(!in_use.contains(&address) && address.is_in_net(net_id), "{address}");
+        }
+        assert!(drawn.get() > 100_000, "addresses in use were drawn, too");
+    }
+}

@@ -27,7 +27,7 @@ use crate::deltas::{delta_of, removed};
 use crate::downlink::{DownlinkJob, DownlinkMessage};
 use crate::drops::DropLog;
 use crate::drops::refusal_of;
-use crate::gateway::{Bucket, GatewayUplink, RateLimit};
+use crate::gateway::{Bucket, GatewayUplink, Gateways, RateLimit};
 use crate::index::{Candidate, DevAddrIndex};
 use crate::join::{JoinCopy, JoinJob};
 use crate::metrics::{Metrics, Sizes};
@@ -101,6 +101,7 @@ pub(crate) struct Shared {
     pub(crate) drops: Arc<DropLog>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) sizes: Arc<Sizes>,
+    pub(crate) gateways: Arc<Gateways>,
     pub(crate) journal: Journal,
     pub(crate) sealer: Sealer,
     pub(crate) clock: Clock,
@@ -359,7 +360,7 @@ impl Owner {
         let phy = Arc::clone(&first.uplink.phy);
         let Some(uplink) = proof.open(&phy) else { return };
         let at = first.uplink.received_at;
-        let radio = radio_context(&profile, session, &closed, now);
+        let radio = radio_context(&profile, session, &closed, &shared.gateways, now);
         let step = if closed.repeat {
             uplink::apply_repeat(session, &profile, &uplink, &radio, at)
         } else {

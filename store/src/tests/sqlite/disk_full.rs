@@ -31,6 +31,7 @@ async fn limit(store: &Store, pages: i64) {
         .unwrap();
 }
 
+/// OPS-003.
 #[tokio::test]
 async fn a_full_disk_keeps_every_step_until_there_is_space_again() {
     let directory = tempfile::tempdir().unwrap();
