@@ -24,6 +24,7 @@ use config::Origin;
 use exit::{Exit, Failure};
 use output::Output;
 
+/// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

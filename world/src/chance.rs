@@ -5,13 +5,13 @@
 
 /// All luck of one world.
 #[derive(Clone, Copy, Debug)]
-pub struct Chance {
+pub(crate) struct Chance {
     seed: u64,
 }
 
 /// What a draw is for; draws for different things are independent.
 #[derive(Clone, Copy, Debug)]
-pub enum For {
+pub(crate) enum For {
     /// The making of the schedule itself.
     Schedule,
     /// A datagram from a gateway to a server.
@@ -26,18 +26,16 @@ pub enum For {
     Disk,
     /// What a codec makes of a payload.
     Codec,
-    /// What a consumer does.
-    Consumer,
 }
 
 impl Chance {
     /// The luck of a seed.
-    pub const fn new(seed: u64) -> Self {
+    pub(crate) const fn new(seed: u64) -> Self {
         Self { seed }
     }
 
     /// The draw for one thing, which `a` and `b` number.
-    pub fn draw(self, what: For, a: u64, b: u64) -> Draw {
+    pub(crate) fn draw(self, what: For, a: u64, b: u64) -> Draw {
         let mut state = mix(self.seed ^ mix(what as u64 + 1));
         state = mix(state ^ mix(a.wrapping_add(0x51ed)));
         Draw { state: mix(state ^ mix(b.wrapping_add(0x9ae1))) }
@@ -46,24 +44,24 @@ impl Chance {
 
 /// A small generator behind one draw.
 #[derive(Clone, Debug)]
-pub struct Draw {
+pub(crate) struct Draw {
     state: u64,
 }
 
 impl Draw {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.state)
     }
 
     /// From `low` to `high`, both included.
-    pub fn between(&mut self, low: u64, high: u64) -> u64 {
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.next() % (high - low + 1)
     }
 
     /// True so many times in a thousand.
-    pub fn in_thousand(&mut self, times: u32) -> bool {
+    pub(crate) fn in_thousand(&mut self, times: u32) -> bool {
         self.next() % 1_000 < u64::from(times)
     }
 
@@ -71,7 +69,7 @@ impl Draw {
     ///
     /// # Panics
     /// When there are none.
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         let index = usize::try_from(self.next() % from.len() as u64).expect("below the length");
         from[index]
     }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use app_bridge::AppBridge;
 use app_bridge::codec::{Decoded, Interpreter};
 use join_server::JoinServer;
-use mac::join_frame::JoinAccept;
 use mac::phy::{DownFrame, parse_downlink};
 use network_server::gateway::{VirtualPort, Wire};
 use network_server::{Host, NetworkConfig, NetworkServer};
@@ -310,10 +309,4 @@ fn identify(inside: &Inside, phy: &[u8]) -> Option<Identity> {
         }
     }
     None
-}
-
-/// Whether bytes are a Join-Accept for a key.
-#[allow(dead_code, reason = "for stories")]
-pub(crate) fn is_accept_for(phy: &[u8], key: &[u8; 16]) -> bool {
-    JoinAccept::open(phy, key).is_some()
 }

@@ -107,8 +107,9 @@ pub struct ConsumerSpec {
     pub leaves_after: u64,
 }
 
-/// Something that is done, or goes wrong.
+/// Something that is done, or goes wrong. Times are in milliseconds, devices and gateways numbered from 0.
 #[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "fields are named after what they hold")]
 pub enum Action {
     /// A device sends; it joins where it has no session. `heard` has a bit for each gateway in reach.
     Uplink { device: usize, confirmed: bool, len: u8, heard: u8, times: u8 },

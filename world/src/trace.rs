@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 /// The trace of one run.
 #[derive(Debug)]
-pub struct Trace {
+pub(crate) struct Trace {
     hash: u64,
     /// `None`: only the hash is wanted, which is much faster.
     lines: Option<Vec<(u64, String)>>,
@@ -12,12 +12,12 @@ pub struct Trace {
 
 impl Trace {
     /// A trace that keeps its words, or only its hash.
-    pub fn new(words: Words) -> Self {
+    pub(crate) fn new(words: Words) -> Self {
         Self { hash: 0xcbf2_9ce4_8422_2325, lines: matches!(words, Words::Kept).then(Vec::new) }
     }
 
     /// Notes something at a time in milliseconds. `values` are what the hash sees, `words` what people read.
-    pub fn note(&mut self, at_ms: u64, values: &[u64], words: impl FnOnce() -> String) {
+    pub(crate) fn note(&mut self, at_ms: u64, values: &[u64], words: impl FnOnce() -> String) {
         self.mix(at_ms);
         for value in values {
             self.mix(*value);
@@ -28,7 +28,7 @@ impl Trace {
     }
 
     /// Lets the hash see bytes.
-    pub fn note_bytes(&mut self, bytes: &[u8]) {
+    pub(crate) fn note_bytes(&mut self, bytes: &[u8]) {
         let (chunks, rest) = bytes.as_chunks::<8>();
         for chunk in chunks {
             self.mix(u64::from_le_bytes(*chunk));
@@ -39,12 +39,12 @@ impl Trace {
     }
 
     /// The hash so far.
-    pub fn hash(&self) -> u64 {
+    pub(crate) fn hash(&self) -> u64 {
         self.hash
     }
 
     /// The story so far; empty when its words were not kept.
-    pub fn story(&self) -> String {
+    pub(crate) fn story(&self) -> String {
         let mut text = String::new();
         for (at_ms, line) in self.lines.iter().flatten() {
             let (minutes, seconds) = (at_ms / 60_000, at_ms % 60_000);

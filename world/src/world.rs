@@ -323,7 +323,7 @@ impl Driver<'_> {
                 }
             }
             Event::ToServer { server, gateway, datagram, content } => {
-                self.to_server(server, gateway, datagram, content);
+                self.reach_server(server, gateway, datagram, content);
             }
             Event::ToGateway { gateway, server, life, datagram } => {
                 self.scene.open().at_gateway(gateway, server, life, &datagram);
@@ -334,7 +334,7 @@ impl Driver<'_> {
             Event::KeepAlive { gateway } => {
                 let mut inside = self.scene.open();
                 let datagram = forwarder::pull_data(1, inside.gateways[gateway].eui);
-                inside.from_gateway(gateway, datagram, Content::Nothing);
+                inside.gateway_sends(gateway, datagram, Content::Nothing);
                 inside.plan(KEEP_ALIVE_MS, Event::KeepAlive { gateway });
             }
             Event::SendAgain { gateway, token, boots } => self.scene.open().send_again(gateway, token, boots),
@@ -359,7 +359,7 @@ impl Driver<'_> {
         }
     }
 
-    fn to_server(&mut self, server: usize, gateway: usize, datagram: Vec<u8>, content: Content) {
+    fn reach_server(&mut self, server: usize, gateway: usize, datagram: Vec<u8>, content: Content) {
         let Some(node) = self.nodes.iter().find(|node| node.server == server) else { return };
         let address = {
             let mut inside = self.scene.open();
@@ -412,7 +412,21 @@ impl Driver<'_> {
                 // What was open before them is decided after them.
                 self.scene.open().disk_trouble(1_000);
             }
-            other => self.scene.open().act(number, other, self.scene),
+            Action::Cancel { .. }
+            | Action::ClockJump { .. }
+            | Action::DiskFull { .. }
+            | Action::Enqueue { .. }
+            | Action::ForgeTxAck { .. }
+            | Action::Join { .. }
+            | Action::JoinStorm { .. }
+            | Action::Outage { .. }
+            | Action::PlayBack { .. }
+            | Action::RebootGateway { .. }
+            | Action::ResetDevNonce { .. }
+            | Action::SlowDisk { .. }
+            | Action::UnknownOutcomes { .. }
+            | Action::Uplink { .. }
+            | Action::WriteErrors { .. } => self.scene.open().act(number, action, self.scene),
         }
     }
 
@@ -731,7 +745,7 @@ impl Inside {
             known.unacknowledged.insert(token, (datagram.clone(), 1));
             self.plan(SEND_AGAIN_MS, Event::SendAgain { gateway, token, boots });
         }
-        self.from_gateway(gateway, datagram, Content::Frames(vec![uplink.phy_payload.clone()]));
+        self.gateway_sends(gateway, datagram, Content::Frames(vec![uplink.phy_payload.clone()]));
     }
 
     fn send_again(&mut self, gateway: usize, token: u16, boots: u64) {
@@ -748,11 +762,11 @@ impl Inside {
         }
         self.plan(SEND_AGAIN_MS, Event::SendAgain { gateway, token, boots });
         let content = frames_of(&datagram);
-        self.from_gateway(gateway, datagram, content);
+        self.gateway_sends(gateway, datagram, content);
     }
 
     /// A gateway sends a datagram to its servers: kept during an outage, lost, late, twice.
-    fn from_gateway(&mut self, gateway: usize, datagram: Vec<u8>, content: Content) {
+    fn gateway_sends(&mut self, gateway: usize, datagram: Vec<u8>, content: Content) {
         let now_ms = self.now_ms();
         let known = &mut self.gateways[gateway];
         if now_ms < known.away_until_ms {
@@ -806,7 +820,7 @@ impl Inside {
         }
         for datagram in kept {
             let content = frames_of(&datagram);
-            self.from_gateway(gateway, datagram, content);
+            self.gateway_sends(gateway, datagram, content);
         }
     }
 

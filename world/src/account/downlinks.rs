@@ -160,11 +160,6 @@ impl Account {
         }
     }
 
-    /// The highest FCntDown a session of a device was seen with.
-    pub(crate) fn highest_fcnt_down(&self, device: usize, session: u64, of_application: bool) -> Option<u32> {
-        self.downlinks.highest.get(&(device, session, of_application)).copied()
-    }
-
     /// A gateway's own TX_ACK reached the life that asked it.
     pub(crate) fn tx_ack_arrived(&mut self, life: usize, gateway: usize, eui: u64, token: u16, accepted: bool) {
         let order = self
