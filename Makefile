@@ -7,23 +7,23 @@
 
 CARGO ?= cargo
 SECONDS ?= 60
+# The tests kill the server at named points. No other target builds such a binary.
+FOR_TESTS = --features cli/crash-points
 
-.PHONY: demo test check bench setup build
+.PHONY: demo test check bench setup
 
 demo: setup
 	$(CARGO) run --quiet --locked -p cli --bin loam -- demo --seconds $(SECONDS)
 
-# The binary is built first, because the black-box tests start it.
-test: setup build
+# The binary is built first, because the black-box tests start it; of the whole workspace, so that the tests share what is built.
+test: setup
+	$(CARGO) build --workspace --locked $(FOR_TESTS) --bin loam
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	  echo "$(CARGO) nextest run --workspace --locked" && $(CARGO) nextest run --workspace --locked; \
+	  echo "$(CARGO) nextest run --workspace --locked $(FOR_TESTS)" && $(CARGO) nextest run --workspace --locked $(FOR_TESTS); \
 	else \
-	  echo "$(CARGO) test --workspace --locked" && $(CARGO) test --workspace --locked --lib --bins --tests; \
+	  echo "$(CARGO) test --workspace --locked $(FOR_TESTS)" && $(CARGO) test --workspace --locked $(FOR_TESTS) --lib --bins --tests; \
 	fi
-	$(CARGO) test --workspace --locked --doc --quiet
-
-build: setup
-	$(CARGO) build --locked -p cli --bin loam
+	$(CARGO) test --workspace --locked $(FOR_TESTS) --doc --quiet
 
 check: setup
 	$(CARGO) fmt --all --check

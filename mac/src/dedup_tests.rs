@@ -74,17 +74,41 @@ fn the_same_gateway_with_another_tmst_heard_a_repetition() {
     let closed = dedup.handle_timeout(at_ms(1_700));
     assert_eq!((closed.len(), closed[0].repeat), (1, true));
 
-    let later = heard(1, 12_000_000, 5);
-    dedup.handle_timeout(at_ms(12_000));
+    let later = heard(1, 32_000_000, 5);
+    dedup.handle_timeout(at_ms(32_000));
     assert_eq!(dedup.frame_count(), 0, "nothing is remembered for ever");
-    assert_eq!(dedup.handle(frame(7), Counter::Repeat, later, RX2_MS, at_ms(12_000)), Handled::OpenedRepeat);
-    let third = heard(1, 20_000_000, 5);
-    dedup.handle_timeout(at_ms(12_200));
+    assert_eq!(dedup.handle(frame(7), Counter::Repeat, later, RX2_MS, at_ms(32_000)), Handled::OpenedRepeat);
+    let third = heard(1, 40_000_000, 5);
+    dedup.handle_timeout(at_ms(32_200));
     assert_eq!(
-        dedup.handle(frame(7), Counter::RepeatExhausted, third, RX2_MS, at_ms(20_000)),
+        dedup.handle(frame(7), Counter::RepeatExhausted, third, RX2_MS, at_ms(40_000)),
         Handled::RepeatRefused
     );
     assert_eq!(dedup.open_count(), 0);
+}
+
+/// A forwarder that got no PUSH_ACK sends the same reception again; the device has not sent it again, and nothing is
+/// answered whose windows are over.
+#[test]
+fn a_reception_that_is_reported_again_after_rx2_is_not_a_repetition() {
+    let mut dedup = Dedup::new(DedupLimits::default());
+    dedup.handle(frame(7), Counter::Fresh, heard(1, 50, 5), RX2_MS, at_ms(0));
+    dedup.handle(frame(7), Counter::Repeat, heard(2, 90, 5), RX2_MS, at_ms(10));
+    dedup.handle_timeout(at_ms(200));
+
+    for (gateway, tmst_us) in [(1, 50), (2, 90)] {
+        let again = heard(gateway, tmst_us, 5);
+        assert_eq!(dedup.handle(frame(7), Counter::Repeat, again, RX2_MS, at_ms(2_100)), Handled::Absorbed);
+    }
+    // The repetition that does come is one, and the first transmission is still known after it.
+    let repetition = heard(1, 3_000_050, 5);
+    assert_eq!(
+        dedup.handle(frame(7), Counter::Repeat, repetition, RX2_MS, at_ms(3_000)),
+        Handled::OpenedRepeat
+    );
+    dedup.handle_timeout(at_ms(3_200));
+    let first = heard(2, 90, 5);
+    assert_eq!(dedup.handle(frame(7), Counter::Repeat, first, RX2_MS, at_ms(9_000)), Handled::Absorbed);
 }
 
 #[test]

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
 use mac::dedup::Reception;
 use mac::downlink::join_windows;
 use mac::drop_reason::DropReason;
@@ -21,6 +20,7 @@ use proto::internal as pb;
 use proto::internal::join_response::Result as JoinResult;
 use proto::internal::record::Kind;
 use proto::port::JoinPort;
+use seam::{Bug, planted};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
@@ -29,7 +29,8 @@ use crate::deltas::whole;
 use crate::drops::refusal_of;
 use crate::gateway::GatewayUplink;
 use crate::metrics::Metrics;
-use crate::owner::{OwnerMessage, Shared, Taken, run_on_owner, seconds};
+use crate::owner::{Shared, Taken, seconds};
+use crate::owner_queue::{OwnerQueue, run_on_owner};
 use crate::records;
 use crate::seal::seal_keys;
 use crate::transmit::{Frame, Sent, Transmitter, Window, best_first, by_signal};
@@ -67,7 +68,7 @@ pub(crate) struct JoinJob {
 /// What the tasks share.
 pub(crate) struct Joins {
     shared: Arc<Shared>,
-    owners: Vec<Sender<OwnerMessage>>,
+    owners: Vec<OwnerQueue>,
     transmitter: Arc<Transmitter>,
     join_server: Arc<dyn JoinPort>,
     net_id: NetId,
@@ -78,7 +79,7 @@ pub(crate) struct Joins {
 impl Joins {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        owners: Vec<Sender<OwnerMessage>>,
+        owners: Vec<OwnerQueue>,
         transmitter: Arc<Transmitter>,
         join_server: Arc<dyn JoinPort>,
         net_id: NetId,
@@ -228,6 +229,12 @@ impl Joins {
             }),
         );
         let delta = whole(&session, seal_keys(&self.shared.sealer, session.id, &session.keys));
+        if planted(Bug::AnswerJoinBeforeCommit) {
+            self.shared.submit(vec![record], vec![delta]);
+            run_on_owner(&self.owners, request.dev_eui, move |owner| owner.add_pending(session)).await?;
+            return Some(answer.phy_payload);
+        }
+        seam::crash_point("network.join.before_commit");
         let commit = self.shared.journal.commit(vec![record], vec![delta]);
         match tokio::time::timeout(Duration::from_millis(JOIN_MS), commit).await {
             Ok(Ok(_)) => {}

@@ -18,6 +18,7 @@ mod index;
 mod ingest;
 mod join;
 mod owner;
+mod owner_queue;
 mod profiles;
 mod records;
 mod run;
@@ -25,4 +26,4 @@ mod seal;
 mod transmit;
 mod uplink;
 
-pub use run::{NetworkConfig, NetworkServer, StartError};
+pub use run::{Host, NetworkConfig, NetworkServer, StartError};

@@ -49,7 +49,7 @@ async fn follow(store: &WeakDb, options: &StoreOptions) {
     let age_max = Duration::from_secs(options.retention_max_age_s);
     let mut clock = AgeClock::new(age_max, seam::wall_us(), Instant::now());
     loop {
-        tokio::time::sleep(Duration::from_secs(CHECKPOINT_S)).await;
+        tokio::time::sleep(Duration::from_secs(options.checkpoint_period_s)).await;
         let now_us = clock.now_us(seam::wall_us(), Instant::now());
         let round = async {
             let db = upgraded(store).await?;
@@ -92,6 +92,3 @@ pub(crate) async fn checkpoint_all(db: &Db) -> Result<(), StoreError> {
     while checkpoint::pass(db, Haste::AtOnce).await? == Progress::More {}
     Ok(())
 }
-
-/// The longer, the more changes of a session and of its neighbours on a page become one write; and the more a start has to read.
-const CHECKPOINT_S: u64 = 60;

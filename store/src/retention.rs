@@ -78,7 +78,9 @@ pub(crate) async fn pass(db: &Db, options: &StoreOptions, now_us: i64) -> Result
     };
     // Told before it happens: a reader that comes in between sees a gap and not a hole.
     shared.earliest.fetch_max(last.next_seq, Ordering::AcqRel);
+    seam::crash_point("store.retention.before_removal");
     on_engine!(db, db => db.remove_rows(last.batch).await)?;
+    seam::crash_point("store.retention.removed");
     shared.removed_bytes.store(begin_bytes, Ordering::Relaxed);
     add(&shared.metrics.rows_removed, count);
     Ok(count)

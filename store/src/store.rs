@@ -27,6 +27,9 @@ pub struct StoreOptions {
     pub group_max_steps: usize,
     /// Commits under load start no closer than this, milliseconds; 0: each at once.
     pub group_max_delay_ms: u64,
+    /// How often the session table follows the journal, seconds. The longer, the more changes of a session and of its neighbours on a
+    /// page become one write; and the more a start has to read.
+    pub checkpoint_period_s: u64,
     /// Memory for the newest events, bytes.
     pub tail_bytes: usize,
 }
@@ -38,6 +41,7 @@ impl Default for StoreOptions {
             retention_max_bytes: 2 << 30,
             group_max_steps: 256,
             group_max_delay_ms: 5,
+            checkpoint_period_s: 60,
             tail_bytes: 4 << 20,
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use seam::{Bug, planted};
 use tokio::time::Instant;
 
 use crate::StoreError;
@@ -78,7 +79,13 @@ impl<M: Medium> Writer<M> {
 
     /// Makes a batch durable, however long it takes, then lets its effects out in order.
     async fn commit(&mut self, batch: Vec<Submission>) -> Result<(), StoreError> {
-        let (row, effects) = JournalRow::encode(batch, self.standing());
+        let (row, mut effects) = JournalRow::encode(batch, self.standing());
+        if planted(Bug::EffectsBeforeCommit) {
+            for (done, first_seq) in std::mem::take(&mut effects) {
+                done(Committed { first_seq });
+            }
+        }
+        seam::crash_point("store.journal.before_write");
         let started = Instant::now();
         loop {
             let error = match self.medium.insert(&row).await {
@@ -100,6 +107,7 @@ impl<M: Medium> Writer<M> {
                 return Err(StoreError::Unwritten { submissions });
             }
         }
+        seam::crash_point("store.journal.written");
         self.shared.metrics.observe_commit(started.elapsed());
         self.batch_waits = false;
         self.shared.ready();
@@ -129,12 +137,14 @@ impl<M: Medium> Writer<M> {
             shared.tail.push(row.first_seq, row.records);
             shared.head.move_to(self.next_seq - 1);
         }
+        seam::crash_point("store.journal.head_moved");
         for (done, first_seq) in effects {
             // A panic in an effect must not take the journal along.
             if catch_unwind(AssertUnwindSafe(|| done(Committed { first_seq }))).is_err() {
                 tracing::error!(first_seq, "an effect of a commit panicked");
             }
         }
+        seam::crash_point("store.journal.effects_left");
     }
 
     /// Runs the jobs that wait, in one transaction.
@@ -146,6 +156,7 @@ impl<M: Medium> Writer<M> {
         let outcome = self.medium.transaction(&self.queue, first, &mut finished).await;
         match &outcome {
             Ok(()) => {
+                seam::crash_point("store.tables.committed");
                 add(&self.shared.metrics.table_commits, 1);
                 add(&self.shared.metrics.table_writes, finished.len() as u64);
                 // A table write that fits says nothing about a batch that does not.

@@ -10,6 +10,7 @@ use mac::region::DataRate;
 use proto::v1::enqueue_downlink_request::Content;
 use proto::v1::{self, DownlinkState, EnqueueDownlinkRequest, MacVersion, Region};
 use simulator::device::{Heard, Uplink, VirtualDevice};
+use simulator::gateway::TxAnswer;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unconfirmed_item_ends_when_the_gateway_has_taken_it() {
@@ -275,6 +276,27 @@ async fn a_gateway_that_says_nothing_leaves_the_item_unknown_and_nothing_is_sent
     assert_eq!(world.item_in(1, &item.id, DownlinkState::Unknown).await.attempts, 1);
 }
 
+/// An item has one end, also on the stream: what the device said stands, whatever is found out later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_answers_before_its_silent_gateway_is_given_up_ends_the_item() {
+    let mut world = World::start(Region::Eu868, 1).await;
+    let mut device = world.abp(1).await;
+    let item = world.enqueue_as(1, b"open", confirmed()).await;
+    world.gateway(0).answer_next(TxAnswer::Silent);
+
+    let on_air = world.send(&mut device, b"awake").await;
+    assert!(world.hear(&mut device, &on_air).await.confirmed);
+    world.send(&mut device, b"opened").await;
+
+    world.update(&item.id, DownlinkState::DeviceAcknowledged).await;
+    world.refusal(1, "tx_ack_missing").await;
+    // What is told of the item is in the log before the next uplink.
+    world.send(&mut device, b"bored").await;
+    world.find(|event| uplink_in(event).filter(|uplink| uplink.payload == b"bored").map(drop)).await;
+    assert_eq!(world.states_seen(&item.id).last(), Some(&DownlinkState::DeviceAcknowledged));
+    assert_in_order(&world.states_seen(&item.id));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_tx_ack_changes_nothing() {
     let (mut world, gateway, mut device) = field().await;
@@ -423,6 +445,13 @@ fn confirmed() -> EnqueueDownlinkRequest {
 fn now_us() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros();
     i64::try_from(now).expect("before the year 294,000")
+}
+
+fn uplink_in(event: &v1::Event) -> Option<&v1::Uplink> {
+    match &event.kind {
+        Some(v1::event::Kind::Uplink(uplink)) => Some(uplink),
+        _ => None,
+    }
 }
 
 /// An item goes forward only, and its last state is its only end.

@@ -122,6 +122,41 @@ fn roles_ask_only_the_seam_for_the_wall_clock_and_for_randomness() {
     }
 }
 
+/// The killer ends the server at each point of the list; a point that is missing there would never be tried.
+#[test]
+fn every_crash_point_is_in_the_list_and_in_one_place_of_the_code() {
+    let mut found = Vec::new();
+    for krate in ["store", "network-server", "join-server", "app-bridge", "cli"] {
+        for file in rust_files(&root().join(krate).join("src")) {
+            let text = std::fs::read_to_string(&file).expect("readable");
+            let calls = text.split("crash_point(\"").skip(1);
+            found.extend(calls.map(|rest| rest.split('"').next().expect("a literal").to_owned()));
+        }
+    }
+    found.sort();
+    assert_eq!(found, seam::CRASH_POINTS);
+}
+
+#[test]
+fn a_binary_that_is_delivered_has_no_crash_points() {
+    let metadata = metadata();
+    for package in packages(&metadata).iter().filter(|p| p["source"].is_null()) {
+        let default = &package["features"]["default"];
+        assert!(default.is_null(), "{}: features of tests must be asked for", package["name"]);
+    }
+    let makefile = std::fs::read_to_string(root().join("Makefile")).expect("readable");
+    let with = makefile.lines().filter(|line| line.contains("crash-points"));
+    let with: Vec<&str> = with.filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(with, ["FOR_TESTS = --features cli/crash-points"]);
+    let mut target = "";
+    for line in makefile.lines() {
+        if let Some((name, _)) = line.split_once(':').filter(|_| !line.starts_with(['\t', '#', '.'])) {
+            target = name;
+        }
+        assert!(!line.contains("$(FOR_TESTS)") || target == "test", "`make {target}` builds with crash points");
+    }
+}
+
 #[test]
 fn no_queue_in_a_role_is_unbounded() {
     for krate in ["store", "network-server", "join-server", "app-bridge"] {

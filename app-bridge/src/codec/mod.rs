@@ -20,6 +20,19 @@ use std::sync::Arc;
 
 pub use pool::CodecPool;
 
+/// What runs the scripts.
+#[derive(Clone, Default)]
+pub enum Interpreter {
+    /// The JavaScript engine, on threads of its own.
+    #[default]
+    Engine,
+    /// A function in place of `decodeUplink`, on the caller's task: for simulated worlds.
+    Simulated(DecodeUplink),
+}
+
+/// Decodes the bytes that came on an FPort.
+pub type DecodeUplink = Arc<dyn Fn(&[u8], u8) -> Decoded + Send + Sync>;
+
 /// How a device's payloads are decoded.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Codec {
@@ -131,7 +144,8 @@ pub enum CodecError {
 }
 
 impl Decoded {
-    pub(crate) fn failed(error: impl Into<String>) -> Self {
+    /// No object, for this reason.
+    pub fn failed(error: impl Into<String>) -> Self {
         Self { errors: vec![error.into()], ..Self::default() }
     }
 }

@@ -9,7 +9,7 @@ use super::*;
 const RECEIVED_AT_US: i64 = 1_700_000_000_123_456;
 
 fn pool() -> CodecPool {
-    CodecPool::new(1, Limits::default())
+    CodecPool::new(1, Limits::default(), Interpreter::Engine)
 }
 
 fn script(source: &str) -> Codec {
@@ -447,7 +447,7 @@ async fn decode_downlink_is_the_way_back() {
 
 #[tokio::test]
 async fn a_batch_is_answered_in_order_whatever_the_codecs() {
-    let pool = CodecPool::new(2, Limits::default());
+    let pool = CodecPool::new(2, Limits::default(), Interpreter::Engine);
     let scripts = [
         Arc::new(returning("{data: {n: input.bytes[0]}}")),
         Arc::new(Codec::None),

@@ -17,10 +17,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use proto::mark::Mark;
 use proto::port::NetworkPort;
 use proto::v1::DownlinkState;
+use seam::{Bug, planted};
 use store::{BridgeTables, DownlinkInsertion, DownlinkRow, DownlinkUpdate};
-use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -44,7 +46,7 @@ pub(crate) struct Queue {
     network: Arc<dyn NetworkPort>,
     log: Arc<Log>,
     keys: Arc<Keys>,
-    followed: watch::Receiver<u64>,
+    followed: Mark,
     metrics: Arc<Metrics>,
     /// How long an item may be leased or sent without word of it.
     outcome_patience: Duration,
@@ -75,7 +77,7 @@ pub(crate) struct QueueParts {
     pub(crate) network: Arc<dyn NetworkPort>,
     pub(crate) log: Arc<Log>,
     pub(crate) keys: Arc<Keys>,
-    pub(crate) followed: watch::Receiver<u64>,
+    pub(crate) followed: Mark,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) outcome_patience: Duration,
     pub(crate) tasks: TaskTracker,
@@ -93,6 +95,9 @@ impl Queue {
                 break;
             };
             after = last.position;
+            if planted(Bug::ForgetUnderWay) {
+                continue;
+            }
             for item in page {
                 under_way.entry(item.dev_eui).or_default().push(UnderWay::new(item));
             }
@@ -127,7 +132,7 @@ impl Queue {
         }
         let open = self.tables.open_downlink_count(dev_eui).await.map_err(BridgeError::from)?;
         if open >= OPEN_ITEMS_MAX {
-            return match self.known_item(&row).await? {
+            return match self.known_item(dev_eui, &row.idempotency_key).await? {
                 Some(first) => Ok((first, true)),
                 None => Err(Status::resource_exhausted(format!(
                     "device {dev_eui:016x} has {open} downlinks that are not finished, the most that are kept; cancel some first"
@@ -138,6 +143,7 @@ impl Queue {
             DownlinkInsertion::Duplicate(first) => return Ok((first, true)),
             DownlinkInsertion::Inserted(row) => row,
         };
+        seam::crash_point("bridge.downlink.enqueued");
         if let Some(deadline_us) = row.not_after_us {
             self.next_deadline_us.fetch_min(deadline_us, Ordering::Relaxed);
         }
@@ -153,6 +159,7 @@ impl Queue {
         match self.tables.cancel_downlink(id, now_us).await.map_err(BridgeError::from)? {
             None => Err(unknown()),
             Some((row, true)) => {
+                seam::crash_point("bridge.downlink.cancelled");
                 self.tell(guard, vec![row.clone()]);
                 Ok(row)
             }
@@ -187,6 +194,7 @@ impl Queue {
                     DownlinkUpdate {
                         id: row.id.clone(),
                         state: state as i32,
+                        never_left: false,
                         reason: reason.to_owned(),
                         at_us: now_us,
                         finished: true,
@@ -212,23 +220,25 @@ impl Queue {
             return Ok(Vec::new());
         }
         let changed = self.tables.update_downlinks(updates.clone()).await?;
+        seam::crash_point("bridge.downlink.updated");
         let rows = rows.into_iter().zip(updates).zip(changed).filter(|(_, changed)| *changed);
         Ok(rows.map(|((row, update), _)| updated(row, &update)).collect())
     }
 
-    async fn known_item(&self, row: &DownlinkRow) -> Result<Option<DownlinkRow>, Status> {
-        if row.idempotency_key.is_empty() {
+    /// The item an idempotency key of the device made.
+    pub(crate) async fn known_item(&self, dev_eui: u64, key: &str) -> Result<Option<DownlinkRow>, Status> {
+        if key.is_empty() {
             return Ok(None);
         }
         let mut after = 0;
         loop {
             let page =
-                self.tables.downlinks(row.dev_eui, true, after, PAGE_ITEMS).await.map_err(BridgeError::from)?;
+                self.tables.downlinks(dev_eui, true, after, PAGE_ITEMS).await.map_err(BridgeError::from)?;
             let Some(last) = page.last() else {
                 return Ok(None);
             };
             after = last.position;
-            if let Some(known) = page.into_iter().find(|item| item.idempotency_key == row.idempotency_key) {
+            if let Some(known) = page.into_iter().find(|item| item.idempotency_key == key) {
                 return Ok(Some(known));
             }
         }
@@ -238,7 +248,8 @@ impl Queue {
     async fn log_is_followed(&self, patience: Duration) -> bool {
         let waited = tokio::time::timeout(patience, async {
             let head = self.log.bounds().await.ok()?.head;
-            self.followed.clone().wait_for(|&position| position >= head).await.ok().map(drop)
+            self.followed.wait_for(|position| position >= head).await;
+            Some(())
         });
         matches!(waited.await, Ok(Some(())))
     }

@@ -37,6 +37,7 @@ impl Queue {
                 );
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(period) => {}
                 () = self.sweep_soon.notified() => {}
@@ -101,6 +102,7 @@ impl Queue {
             let update = DownlinkUpdate {
                 id: id.clone(),
                 state: DownlinkState::Unknown as i32,
+                never_left: false,
                 reason: format!("no outcome within {} s", self.outcome_patience.as_secs()),
                 at_us: now_us,
                 finished: true,
@@ -150,6 +152,7 @@ pub(super) fn expiry(id: String, now_us: i64) -> DownlinkUpdate {
     DownlinkUpdate {
         id,
         state: DownlinkState::Expired as i32,
+        never_left: false,
         reason: "its deadline passed before a window could take it".to_owned(),
         at_us: now_us,
         finished: true,

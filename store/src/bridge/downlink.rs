@@ -71,8 +71,10 @@ pub enum DownlinkLease {
 pub struct DownlinkUpdate {
     /// The item.
     pub id: String,
-    /// loam.v1.DownlinkState. From LEASED back to QUEUED it never left: the attempt is taken off again.
+    /// loam.v1.DownlinkState.
     pub state: i32,
+    /// It never left: the attempt its lease counted is taken off again.
+    pub never_left: bool,
     /// Why.
     pub reason: String,
     /// Microseconds since the Unix epoch.

@@ -45,9 +45,11 @@ async fn stamp(store: &WeakDb) {
             let now = db.writer.standing();
             if stamped.as_ref() != Some(&now) {
                 let writer = Arc::clone(&db.writer);
+                seam::crash_point("store.stamp.before_write");
                 let written = tokio::task::spawn_blocking(move || writer.write_stamp());
                 written.await.map_err(|_| StoreError::Closed)??;
                 stamped = Some(now);
+                seam::crash_point("store.stamp.written");
             }
             Ok(())
         };
@@ -76,6 +78,7 @@ impl Wal {
             Some(connection) => connection,
             empty => empty.insert(self.options.connect().await.map_err(failed())?),
         };
+        seam::crash_point("store.wal.before_move");
         // Each round leaves less behind: what was committed while it worked.
         let mut before = 0;
         for _ in 0..4 {
@@ -88,6 +91,7 @@ impl Wal {
             }
             before = total;
         }
+        seam::crash_point("store.wal.moved");
         // The little that is left is moved between two commits; the next one then starts the WAL over.
         file.wal_rest.store(true, Ordering::Relaxed);
         Ok(())

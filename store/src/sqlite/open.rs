@@ -59,6 +59,7 @@ pub(crate) async fn directory(directory: &Path) -> Result<Database, StoreError> 
     let sealer = Sealer::new(&*key_file::<KEK_LEN>(&kek_path, absent)?);
     let transport_key = key_file::<16>(&directory.join(TRANSPORT_KEY_FILE), absent)?;
     files::sync_directory(directory)?;
+    seam::crash_point("store.open.keys_made");
 
     make_private(&path)?;
     let mut connection = writer_options(&path).connect().await.map_err(StoreError::sql("open"))?;
@@ -69,6 +70,7 @@ pub(crate) async fn directory(directory: &Path) -> Result<Database, StoreError> 
     }
     let (opened, stamp) = take_over(&mut connection, &seen.database_id, &sealer).await?;
     stamp.write(directory)?;
+    seam::crash_point("store.open.stamped");
     let Stamp { database_id, writes, .. } = stamp;
     Ok(Database { connection, opened, database_id, writes, sealer, transport_key, lock: Some(lock) })
 }
@@ -270,6 +272,7 @@ async fn take_over(
         doing: "bring the schema up to date",
         source: std::sync::Arc::new(error.into()),
     })?;
+    seam::crash_point("store.open.migrated");
     let failed = || StoreError::sql("take the database over");
     sqlx::query(
         "INSERT INTO meta (id, database_id, epoch, writes, checkpoint_batch, kek_check, created_at_us) \
@@ -281,6 +284,7 @@ async fn take_over(
     .execute(&mut *connection)
     .await
     .map_err(failed())?;
+    seam::crash_point("store.open.epoch_risen");
     let meta = sqlx::query("SELECT database_id, epoch, writes FROM meta WHERE id = 1")
         .fetch_one(&mut *connection)
         .await

@@ -121,7 +121,9 @@ async fn run(mut writer: Writer<Thread>, shared: &Shared, file: &File) -> Result
     // Leaves one file behind; a reader that is still there only makes the next start longer.
     let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await;
     let closed = connection.close().await;
+    seam::crash_point("store.close.before_stamp");
     let stamped = file.leave_directory(shared);
+    seam::crash_point("store.close.stamped");
     outcome?;
     closed.map_err(StoreError::sql("close")).and(stamped)
 }
@@ -225,6 +227,9 @@ impl Thread {
             let ran = job.run(&mut *connection).await;
             finished.push(job);
             next = queue.next_job(started.elapsed());
+            if next.is_none() {
+                seam::crash_point("store.tables.before_commit");
+            }
             let statement = match (&ran, next.is_some()) {
                 (Ok(()), true) => "RELEASE job; SAVEPOINT job",
                 (Ok(()), false) => "RELEASE job; UPDATE meta SET writes = writes + 1; COMMIT",
@@ -257,6 +262,7 @@ impl Thread {
         if let Err(error) = checkpoint.await {
             tracing::debug!(%error, "the rest of the WAL was not moved");
         }
+        seam::crash_point("store.wal.rest_moved");
     }
 }
 

@@ -340,7 +340,7 @@ pub(super) async fn apply_update(
 ) -> Result<bool, StoreError> {
     let done = sqlx::query(
         "UPDATE downlink SET state = ?2, reason = ?3, updated_at_us = ?4, finished_at_us = iif(?5, ?4, NULL), \
-         announced = ?6, attempts = attempts - iif(?2 = 1 AND state = 2 AND attempts > 0, 1, 0) \
+         announced = ?6, attempts = attempts - iif(?9 AND attempts > 0, 1, 0) \
          WHERE id = ?1 AND finished_at_us IS NULL \
          AND (?7 IS NULL OR (session_id = ?7 AND fcnt_down = ?8))",
     )
@@ -352,6 +352,7 @@ pub(super) async fn apply_update(
     .bind(update.announced)
     .bind(update.only_lease.map(|(session_id, _)| sql::key(session_id)))
     .bind(update.only_lease.map(|(_, fcnt_down)| i64::from(fcnt_down)))
+    .bind(update.never_left)
     .execute(connection)
     .await
     .map_err(StoreError::sql(WRITE))?;

@@ -229,6 +229,7 @@ async fn a_counter_is_leased_once_and_never_again(place: &Place) {
     insert(&tables, item("b", 0)).await;
     let queued = |id: &str| DownlinkUpdate {
         id: id.into(),
+        never_left: true,
         state: DownlinkState::Queued as i32,
         ..DownlinkUpdate::default()
     };
@@ -347,7 +348,8 @@ async fn an_attempt_that_never_left_does_not_count(place: &Place) {
     };
 
     tables.lease_downlink("a", 70, 5, 200).await.unwrap();
-    tables.follow(1, vec![Followed::Downlink(to(DownlinkState::Queued, 5))]).await.unwrap();
+    let handed_back = DownlinkUpdate { never_left: true, ..to(DownlinkState::Queued, 5) };
+    tables.follow(1, vec![Followed::Downlink(handed_back)]).await.unwrap();
     assert_eq!(tables.downlink("a").await.unwrap().unwrap().attempts, 0, "it was handed back");
 
     tables.lease_downlink("a", 70, 6, 200).await.unwrap();
