@@ -133,6 +133,22 @@ async fn a_machine_that_is_switched_off_finishes_nothing() {
     assert_eq!(after.log().head(), 0, "the row was not applied yet");
 }
 
+/// It was done, and the process ended before whoever asked could look.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_nobody_took_before_the_end_is_never_taken() {
+    let (store, plan) = open(&MemoryDisk::default()).await;
+    let (bridge, journal, log) = (store.bridge(), store.journal(), store.log());
+    let mut write = std::pin::pin!(bridge.insert_application(application("a")));
+    let mut commit = std::pin::pin!(journal.commit(vec![uplink(1, 0)], vec![]));
+    assert!(futures_util::poll!(&mut write).is_pending() && futures_util::poll!(&mut commit).is_pending());
+    log.subscribe().wait_for(|head| *head == 1).await;
+    assert!(store.bridge().application("a").await.unwrap().is_some());
+
+    plan.off.store(true, Ordering::Relaxed);
+
+    assert!(never(write).await && never(commit).await);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_crash_while_opening_may_have_taken_the_disk_over() {
     for (outcome, epoch) in [(WriteOutcome::CrashBefore, 2), (WriteOutcome::CrashAfter, 3)] {

@@ -55,6 +55,7 @@ impl Call {
         DownlinkUpdate {
             id: Self::id(self.a),
             state: i32::from(self.b % 5) + 1,
+            never_left: even(self.d),
             reason: Self::id(self.d),
             at_us: i64::from(self.c),
             finished: self.b % 5 == 4,
