@@ -44,6 +44,7 @@ pub enum Invariant {
     I11,
     I12,
     Liveness,
+    NoPanic,
 }
 
 impl Invariant {
@@ -62,6 +63,7 @@ impl Invariant {
             Self::I10 => "what is loaded after a crash is what the log says",
             Self::I11 => "queues keep their bounds, and nothing is acknowledged while the disk refuses",
             Self::I12 => "one seed gives one trace",
+            Self::NoPanic => "nothing panics",
             Self::Liveness => "when the faults stop, everything is reachable and drains",
         }
     }

@@ -28,8 +28,23 @@ pub use world::{Outcome, World};
 
 use schedule::Schedule;
 
-/// Runs a schedule to its end.
+/// Runs a schedule to its end. A panic of a role is a broken promise like others.
 pub fn run(schedule: &Schedule, words: Words) -> Outcome {
+    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run_through(schedule, words)));
+    ran.unwrap_or_else(|_| Outcome {
+        violations: vec![Violation {
+            invariant: Invariant::NoPanic,
+            detail: "a role panicked; the panic itself is told above".to_owned(),
+            at_ms: 0,
+        }],
+        trace_hash: 0,
+        states: States::default(),
+        story: String::new(),
+        records: 0,
+    })
+}
+
+fn run_through(schedule: &Schedule, words: Words) -> Outcome {
     let mut world = World::new(schedule.seed, schedule.setting.clone(), words);
     let mut last_ms = 0;
     for timed in &schedule.actions {

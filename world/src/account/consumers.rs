@@ -141,8 +141,8 @@ impl Account {
     fn check_event(&mut self, seq: u64, event: &v1::Event, states: &mut States) {
         let other_id = self.consumers.id_of.insert(seq, event.id.clone()).filter(|known| *known != event.id);
         let other_seq = self.consumers.seq_of.insert(event.id.clone(), seq).filter(|known| *known != seq);
-        // The state of an item may be told again when nobody knows whether it was; then it is the same event.
-        let told_again = matches!(event.kind, Some(event::Kind::Downlink(_)));
+        // The state of an item, or a late reception, may be told again when nobody knows whether it was; then it is the same event.
+        let told_again = matches!(event.kind, Some(event::Kind::Downlink(_) | event::Kind::Receptions(_)));
         if other_id.is_some() || (other_seq.is_some() && !told_again) {
             let detail = format!("event {} at {seq}: before {other_id:?} at {other_seq:?}", event.id);
             self.violate(Invariant::I5, detail);

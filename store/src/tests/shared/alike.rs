@@ -61,7 +61,6 @@ impl Call {
             finished: self.b % 5 == 4,
             announced: even(self.c),
             only_lease: self.lease(),
-            never_left: even(self.d),
         }
     }
 
