@@ -674,7 +674,11 @@ impl Secrets {
                     directories.push(path);
                     continue;
                 }
-                let bytes = fs::read(&path).expect("a file");
+                let bytes = match fs::read(&path) {
+                    // The stamp is written beside itself and renamed while the server runs.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                    read => read.expect("a file"),
+                };
                 files += 1;
                 for (at, start) in bytes.windows(START).enumerate() {
                     for (name, needle) in by_start.get(start).into_iter().flatten() {
