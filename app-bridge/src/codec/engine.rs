@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use nix::time::{ClockId, clock_gettime};
 use rquickjs::context::{EvalOptions, intrinsic};
 use rquickjs::object::Filter;
 use rquickjs::{Array, Atom, Context, Ctx, Function, Persistent, Runtime, Value};
 
 use super::outcome::{Fault, FaultKind, SCRIPT_NAME, Stop, describe_exception, read_decoded, read_encoded};
-use super::{CodecError, Decoded, Encoded, Limits, SOURCE_BYTES_MAX};
+use super::{CodecError, Decoded, Encoded, Limits, SOURCE_BYTES_MAX, thread_time};
 
 /// A script to run.
 #[derive(Clone, Copy, Debug)]
@@ -305,7 +304,7 @@ impl Stopwatch {
     fn start(&self, time_ms: u32) {
         self.fired.store(false, Ordering::Relaxed);
         self.ends_at_ns
-            .store(thread_time_ns().saturating_add(u64::from(time_ms) * 1_000_000), Ordering::Relaxed);
+            .store(thread_time::own_ns().saturating_add(u64::from(time_ms) * 1_000_000), Ordering::Relaxed);
     }
 
     /// Asked by the engine every few thousand steps. Once true it stays so until the next start, so that a
@@ -314,7 +313,7 @@ impl Stopwatch {
         if self.fired() {
             return true;
         }
-        let over = thread_time_ns() > self.ends_at_ns.load(Ordering::Relaxed);
+        let over = thread_time::own_ns() > self.ends_at_ns.load(Ordering::Relaxed);
         self.fired.store(over, Ordering::Relaxed);
         over
     }
@@ -327,15 +326,6 @@ impl Stopwatch {
         self.ends_at_ns.store(u64::MAX, Ordering::Relaxed);
         self.fired.swap(false, Ordering::Relaxed)
     }
-}
-
-fn thread_time_ns() -> u64 {
-    // Without such a clock nothing could be limited: then every call counts as over.
-    let Ok(time) = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID) else {
-        return u64::MAX;
-    };
-    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
-    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or(0)
 }
 
 fn elapsed_us(started: Instant) -> u32 {

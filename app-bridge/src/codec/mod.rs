@@ -12,6 +12,7 @@ pub mod lpp;
 mod outcome;
 mod pool;
 pub mod suspension;
+mod thread_time;
 
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::engine::{Engine, Script, Way};
 use super::suspension::{Permission, Suspension};
+use super::thread_time::{self, Watched};
 use super::{
     Codec, CodecError, CodecRef, DecodeJob, DecodeUplink, Decoded, Encoded, Interpreter, Limits,
     SOURCE_BYTES_MAX, lpp,
@@ -224,8 +225,8 @@ impl Inner {
         let mut slots = self.slots.lock();
         let mut strays = self.strays.lock();
         strays.retain(|slot| slot.is_busy());
-        let now = self.shared.now();
-        for slot in slots.iter_mut().filter(|slot| slot.is_stuck(now)) {
+        let (patience_ms, now) = (self.shared.patience_ms(), self.shared.now());
+        for slot in slots.iter_mut().filter(|slot| slot.is_stuck(patience_ms, now)) {
             if strays.len() >= STRAYS_MAX {
                 tracing::error!(
                     threads = strays.len(),
@@ -366,9 +367,16 @@ impl Shared {
         suspended
     }
 
+    /// How long a call may take on the wall clock before its thread is given up: far more than its time limit. Half of it is the
+    /// processor time the thread has to have had by then.
+    fn patience_ms(&self) -> u64 {
+        STUCK_MS_MIN.max(u64::from(self.limits.time_ms) * 4)
+    }
+
     /// Answers for a call whose thread is stuck in it.
     fn give_up(&self, task: &Task) -> Outcome {
-        let sentence = format!("the codec did not come back within {} s and was left alone", STUCK_MS / 1_000);
+        let patience_s = self.patience_ms() / 1_000;
+        let sentence = format!("the codec did not come back within {patience_s} s and was left alone");
         let codec = match task {
             Task::Decode { codec, .. } | Task::Encode { codec, .. } => Some(codec),
             Task::Check { .. } => None,
@@ -418,6 +426,9 @@ enum Outcome {
 struct Slot {
     current: Mutex<Option<Job>>,
     busy_since_us: AtomicU64,
+    /// The processor time the thread had had by then.
+    had_ns: AtomicU64,
+    thread: OnceLock<Watched>,
 }
 
 impl Slot {
@@ -425,14 +436,30 @@ impl Slot {
         self.busy_since_us.load(Ordering::Acquire) != IDLE
     }
 
-    fn is_stuck(&self, now: Mono) -> bool {
+    fn begin(&self, now: Mono) {
+        self.had_ns.store(thread_time::own_ns(), Ordering::Relaxed);
+        self.busy_since_us.store(now.us(), Ordering::Release);
+    }
+
+    /// Whether the call should be over by far. On a busy machine, or while the process is stopped, it may not have had its time.
+    fn is_stuck(&self, patience_ms: u64, now: Mono) -> bool {
         let since = self.busy_since_us.load(Ordering::Acquire);
-        since != IDLE && now.saturating_ms_since(Mono::from_us(since)) > STUCK_MS
+        if since == IDLE || now.saturating_ms_since(Mono::from_us(since)) <= patience_ms {
+            return false;
+        }
+        let had_ns = self.had_ns.load(Ordering::Relaxed);
+        let spent_ns = self.thread.get().and_then(Watched::ns).map(|ns| ns.saturating_sub(had_ns));
+        spent_ns.is_none_or(|spent_ns| spent_ns > patience_ms * 500_000)
     }
 }
 
 fn start_worker(shared: &Arc<Shared>, first: Option<Job>) -> Option<Arc<Slot>> {
-    let slot = Arc::new(Slot { current: Mutex::new(None), busy_since_us: AtomicU64::new(IDLE) });
+    let slot = Arc::new(Slot {
+        current: Mutex::new(None),
+        busy_since_us: AtomicU64::new(IDLE),
+        had_ns: AtomicU64::new(0),
+        thread: OnceLock::new(),
+    });
     let (worker_shared, worker_slot) = (Arc::clone(shared), Arc::clone(&slot));
     let started = std::thread::Builder::new()
         .name("codec".to_owned())
@@ -448,6 +475,7 @@ fn start_worker(shared: &Arc<Shared>, first: Option<Job>) -> Option<Arc<Slot>> {
 }
 
 fn work(shared: &Shared, slot: &Slot, mut first: Option<Job>) {
+    slot.thread.get_or_init(Watched::myself);
     let mut engine = Engine::new(shared.limits);
     while let Some(job) = first.take().or_else(|| shared.jobs.recv().ok()) {
         *slot.current.lock() = Some(job);
@@ -459,7 +487,7 @@ fn work(shared: &Shared, slot: &Slot, mut first: Option<Job>) {
             let Some(task) = task else {
                 break;
             };
-            slot.busy_since_us.store(shared.now().us(), Ordering::Release);
+            slot.begin(shared.now());
             let outcome = catch_unwind(AssertUnwindSafe(|| shared.run(&mut engine, &task)));
             slot.busy_since_us.store(IDLE, Ordering::Release);
             let outcome = outcome.unwrap_or_else(|_| {
@@ -492,8 +520,7 @@ fn decode_without_script(codec: &Codec, bytes: &[u8]) -> Decoded {
 const NO_ANSWER: &str = "the codec threads gave no answer";
 /// Not running a script.
 const IDLE: u64 = u64::MAX;
-/// How long a call may take on the wall clock before its thread is given up: far more than any time limit.
-const STUCK_MS: u64 = 1_000;
+const STUCK_MS_MIN: u64 = 1_000;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Threads that were given up and have not ended, at most.
 const STRAYS_MAX: usize = 8;
@@ -503,3 +530,30 @@ const JOBS_WAITING_MAX: usize = 256;
 const CHUNK_CALLS_MIN: usize = 8;
 /// Beside the script's own: what the engine's C functions and ours need.
 const STACK_BYTES: usize = 768 << 10;
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// CODEC-004.
+    #[test]
+    fn a_thread_that_was_kept_waiting_is_not_taken_for_stuck() {
+        let slot = Slot {
+            current: Mutex::new(None),
+            busy_since_us: AtomicU64::new(IDLE),
+            had_ns: AtomicU64::new(0),
+            thread: OnceLock::new(),
+        };
+        slot.thread.get_or_init(Watched::myself);
+        slot.begin(Mono::from_us(0));
+        let an_hour_later = Mono::from_us(3_600_000_000);
+        assert!(!slot.is_stuck(200, an_hour_later), "the process was stopped for an hour");
+
+        while thread_time::own_ns() < slot.had_ns.load(Ordering::Relaxed) + 150_000_000 {
+            std::hint::spin_loop();
+        }
+        assert!(slot.is_stuck(200, an_hour_later));
+        assert!(!slot.is_stuck(200, Mono::from_us(200_000)), "its time is not over");
+        assert!(!slot.is_stuck(1_000, an_hour_later), "nor is its half of a long one");
+    }
+}
