@@ -240,7 +240,7 @@ async fn an_object_is_encoded_by_the_devices_codec() {
 #[tokio::test]
 async fn an_item_past_its_deadline_expires_once_and_is_not_sent() {
     let world = world().await;
-    let soon = now_us() + 50_000;
+    let soon = now_us() + 500_000;
     let request = v1::EnqueueDownlinkRequest { not_after_us: Some(soon), ..item(b"late") };
     let late = enqueue(&world, request).await.unwrap();
     reaches(&world, &late.id, DownlinkState::Expired).await;
