@@ -13,7 +13,7 @@ pub struct Proof {
     pub file: PathBuf,
     /// The function.
     pub name: String,
-    /// The source of the program it is compiled into, see [`program_of`].
+    /// The source of the program it is compiled into: the file, its folder's `main.rs`, or `src`.
     pub program: PathBuf,
     /// The ids of the rows.
     pub rows: BTreeSet<String>,
