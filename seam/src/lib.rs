@@ -4,7 +4,7 @@
 //! world replaces both on its own thread ([`simulate`]), so that one seed decides everything. The clock that never jumps is
 //! `tokio::time::Instant`, which a paused runtime makes virtual by itself.
 //!
-//! [`planted`] and [`crash_point`] are empty unless their features are on; see docs/proof.md.
+//! [`planted()`] and [`crash_point()`] are empty unless their features are on; see docs/proof.md.
 
 mod crash_point;
 mod planted;
