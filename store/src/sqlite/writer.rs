@@ -238,10 +238,10 @@ impl Thread {
             }
             if let Err(error) = sqlx::query(statement).execute(&mut *connection).await {
                 finished.extend(next);
-                // A full disk may have ended the transaction inside the job, whose own error says so.
+                // The disk may have ended the transaction inside the job, whose own error says so.
                 return Err(ran
                     .err()
-                    .filter(StoreError::is_disk_full)
+                    .filter(StoreError::is_disk_trouble)
                     .unwrap_or_else(|| StoreError::sql("commit")(error)));
             }
         }
