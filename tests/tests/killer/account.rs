@@ -343,7 +343,16 @@ impl State {
         match self.log.ids.insert(event.id.clone(), print) {
             // A state that was written and perhaps not announced is announced again, under the same id.
             Some(before) if before == print && matches!(event.kind, Some(Kind::Downlink(_))) => return,
-            Some(_) => self.faults.push(format!("event id {} stands twice in the log", event.id)),
+            Some(_) => {
+                let told = match &event.kind {
+                    Some(Kind::Downlink(update)) => {
+                        self.log.items.get(&update.downlink_id).map(|told| story(told))
+                    }
+                    _ => None,
+                };
+                self.faults
+                    .push(format!("event id {} stands twice in the log: {event:?} after {told:?}", event.id));
+            }
             None => {}
         }
         match &event.kind {
