@@ -240,7 +240,7 @@ pub(crate) async fn is_heard(client: Client, account: Arc<Account>, node: Arc<No
     let begun = Instant::now();
     loop {
         let id = order_one(&client, &account, &node).await;
-        while account.unfinished().contains(&id) {
+        while !account.has_ended(&id) {
             if begun.elapsed() > HEARD_PATIENCE {
                 return Err(format!("device {:x} does not hear: {}", node.dev_eui, account.story(&id)));
             }
