@@ -1,16 +1,20 @@
 # What a newcomer types. CI says the same words.
 #
-#   make demo    a simulated farm on this machine, for one minute
-#   make test    every test
-#   make check   format, lints, documentation, licences
-#   make bench   the figures, as ratios to the floor of this machine
+#   make demo         a simulated farm on this machine, for one minute
+#   make test         every test
+#   make check        format, lints, documentation, licences, whether docs/conformance.md is up to date
+#   make bench        the figures, as ratios to the floor of this machine
+#   make sim          schedules of the simulated world: make sim SEEDS=0..20000
+#   make bugs         plants each bug and runs schedules until it is found
+#   make conformance  the tests of each row of the conformance matrix; writes docs/conformance.md
 
 CARGO ?= cargo
 SECONDS ?= 60
+SEEDS ?= 0..2000
 # The tests kill the server at named points. No other target builds such a binary.
 FOR_TESTS = --features cli/crash-points
 
-.PHONY: demo test check bench setup
+.PHONY: demo test check bench sim bugs conformance setup
 
 demo: setup
 	$(CARGO) run --quiet --locked -p cli --bin loam -- demo --seconds $(SECONDS)
@@ -30,10 +34,21 @@ check: setup
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
 	$(CARGO) test --locked -p tests --test repository
+	$(CARGO) run --quiet --locked -p tests --bin loam-conformance -- --check
 
 bench: setup
 	$(CARGO) build --release --locked -p cli --bin loam -p tests --bin loam-bench
 	target/release/loam-bench --loam target/release/loam --json target/bench.json
+
+sim: setup
+	$(CARGO) run --release --quiet --locked -p world --bin loam-sim -- run --seeds $(SEEDS)
+
+bugs: setup
+	$(CARGO) run --release --quiet --locked -p world --features planted --bin loam-sim -- bugs
+
+conformance: setup
+	$(CARGO) build --workspace --locked $(FOR_TESTS) --bin loam --bin loam-conformance
+	"$${CARGO_TARGET_DIR:-target}/debug/loam-conformance" $(FOR_TESTS)
 
 # A Rust toolchain is the one thing loam cannot install for you; a C compiler it can.
 setup:

@@ -43,6 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use proto::mark::Mark;
 use proto::port::{JoinPort, NetworkPort, PayloadPort};
 use proto::v1::application_service_server::ApplicationService;
 use proto::v1::codec_service_server::CodecService;
@@ -52,7 +53,7 @@ use proto::v1::event_service_server::EventService;
 use proto::v1::gateway_service_server::GatewayService;
 use proto::v1::profile_service_server::ProfileService;
 use store::{BridgeTables, Sealer};
-use tokio::sync::{mpsc, watch as watch_channel};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -178,7 +179,7 @@ impl AppBridge {
         let tasks = TaskTracker::new();
         let metrics = Arc::new(Metrics::default());
         let followed_at = tables.follow_seq().await?;
-        let (followed, followed_watch) = watch_channel::channel(followed_at);
+        let followed = Mark::at(followed_at);
         let log = Arc::new(Log::new(Arc::clone(&network), followed_at));
         let registry = Arc::new(Registry::new(tables.clone()));
         let keys = Arc::new(Keys::new(tables.clone(), sealer, transport_kek));
@@ -189,7 +190,7 @@ impl AppBridge {
             network: Arc::clone(&network),
             log: Arc::clone(&log),
             keys: Arc::clone(&keys),
-            followed: followed_watch.clone(),
+            followed: followed.clone(),
             metrics: Arc::clone(&metrics),
             outcome_patience: config.outcome_patience,
             tasks: tasks.clone(),
@@ -199,7 +200,7 @@ impl AppBridge {
             registry: Arc::clone(&registry),
             keys: Arc::clone(&keys),
             codecs: codecs.clone(),
-            followed: followed_watch,
+            followed: followed.clone(),
             notes,
             metrics: Arc::clone(&metrics),
         });

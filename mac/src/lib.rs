@@ -12,6 +12,9 @@ pub mod downlink;
 pub mod drop_reason;
 pub mod duty;
 pub mod fcnt;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gps;
 pub mod ids;
 pub mod join_frame;

@@ -17,6 +17,7 @@ use mac::units::Mono;
 use mac::uplink::{self, QueueHint};
 use mac::verify::Proof;
 use proto::internal as pb;
+use seam::{Bug, planted};
 use store::{Journal, Sealer, Submission};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -26,7 +27,7 @@ use crate::deltas::{delta_of, removed};
 use crate::downlink::{DownlinkJob, DownlinkMessage};
 use crate::drops::DropLog;
 use crate::drops::refusal_of;
-use crate::gateway::{Bucket, GatewayUplink, RateLimit};
+use crate::gateway::{Bucket, GatewayUplink, Gateways, RateLimit};
 use crate::index::{Candidate, DevAddrIndex};
 use crate::join::{JoinCopy, JoinJob};
 use crate::metrics::{Metrics, Sizes};
@@ -100,6 +101,7 @@ pub(crate) struct Shared {
     pub(crate) drops: Arc<DropLog>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) sizes: Arc<Sizes>,
+    pub(crate) gateways: Arc<Gateways>,
     pub(crate) journal: Journal,
     pub(crate) sealer: Sealer,
     pub(crate) clock: Clock,
@@ -270,6 +272,9 @@ impl Owner {
         }
         let (counter, refused) = match session.recheck(&uplink) {
             Ok(counter) => (counter, DropReason::NbTransExceeded),
+            Err(DropReason::FcntReplayed) if planted(Bug::SkipCompareAndSet) => {
+                (Counter::Fresh, DropReason::FcntReplayed)
+            }
             // It may still be a copy of a frame whose window is open, while the next frame is here already.
             Err(reason @ DropReason::FcntReplayed) => (Counter::RepeatExhausted, reason),
             Err(reason) => {
@@ -283,7 +288,9 @@ impl Owner {
             }
         };
         let id = FrameId::Data { session: session.id, fcnt: copy.proof.fcnt(), content: copy.proof.content() };
-        let late_ms = session.rx2_delay_ms();
+        // The delay the profile asks for may be in force already: this very frame may carry the device's answer.
+        let asked_ms = (u64::from(profile.rx_delay_s) + 1) * 1_000;
+        let late_ms = session.rx2_delay_ms().max(asked_ms);
         match self.uplinks.handle(id, counter, copy.clone(), late_ms, now) {
             Handled::Opened => {
                 session.open_uplink(&profile, &uplink, copy.uplink.received_at);
@@ -325,7 +332,13 @@ impl Owner {
         }
     }
 
-    fn decide(&mut self, closed: Closed<VerifiedCopy>, now: Mono) {
+    fn decide(&mut self, mut closed: Closed<VerifiedCopy>, now: Mono) {
+        if planted(Bug::RepeatIsNew) {
+            closed.repeat = false;
+        }
+        if planted(Bug::ReceptionsLost) {
+            closed.receptions.truncate(1);
+        }
         let shared = Arc::clone(&self.shared);
         let Some(first) = closed.receptions.first() else { return };
         let (dev_eui, proof) = (first.dev_eui, first.proof);
@@ -347,7 +360,7 @@ impl Owner {
         let phy = Arc::clone(&first.uplink.phy);
         let Some(uplink) = proof.open(&phy) else { return };
         let at = first.uplink.received_at;
-        let radio = radio_context(&profile, session, &closed, now);
+        let radio = radio_context(&profile, session, &closed, &shared.gateways, now);
         let step = if closed.repeat {
             uplink::apply_repeat(session, &profile, &uplink, &radio, at)
         } else {
@@ -355,7 +368,8 @@ impl Owner {
         };
 
         let mut events = Vec::new();
-        if !closed.repeat {
+        let dropped = planted(Bug::DropEventRow) && proof.fcnt().value() % 4 == 3;
+        if !closed.repeat && !dropped {
             // A device that may start its counter again sends two frames under one number.
             let id_salt = if allow_fcnt_reset { low_half_of_time(at) } else { 0 };
             events.push(uplink_record(&uplink, &step, &closed, &radio, session, at, id_salt));
@@ -490,10 +504,19 @@ impl Owner {
         device.pending.retain(|known| known.id != session.id);
         shared.sizes.sessions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         shared.index.put(Candidate::new(&session, &profile, device.allow_fcnt_reset));
-        device.pending.push(session);
         let mut deltas = Vec::new();
+        if (planted(Bug::OverwriteLiveSession) || planted(Bug::RetireAtJoin))
+            && let Some(old) = device.current.take()
+        {
+            shared.index.remove(&old);
+            if planted(Bug::RetireAtJoin) {
+                deltas.push(removed(&old));
+            }
+        }
+        device.pending.push(session);
         while device.pending.len() > PENDING_SESSIONS_MAX {
-            let oldest = device.pending.remove(0);
+            let victim = if planted(Bug::EvictNewestPending) { PENDING_SESSIONS_MAX } else { 0 };
+            let oldest = device.pending.remove(victim);
             shared.index.remove(&oldest);
             shared.sizes.sessions.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
             deltas.push(removed(&oldest));
@@ -573,6 +596,13 @@ impl Shared {
         let metrics = Arc::clone(&self.metrics);
         let drops = Arc::clone(&self.drops);
         let clock = self.clock;
+        let mut job = job;
+        if planted(Bug::AcknowledgeBeforeCommit)
+            && let Some(job) = job.take()
+        {
+            // Nobody counts what a planted bug misses.
+            let _ = self.downlinks.try_send(DownlinkMessage::Job(Box::new(job)));
+        }
         let downlinks = self.downlinks.clone();
         let done = move |_| {
             seam::crash_point("network.uplink.committed");

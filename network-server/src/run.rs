@@ -145,6 +145,7 @@ impl NetworkServer {
             drops: Arc::clone(&drops),
             metrics: Arc::clone(&metrics),
             sizes: Arc::clone(&sizes),
+            gateways: Arc::clone(&gateways),
             journal: store.journal(),
             sealer: store.sealer(),
             clock,

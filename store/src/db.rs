@@ -1,8 +1,8 @@
-//! Which engine a store is open on.
+//! Which engine a store is open on: the seam between what the store promises and what keeps the rows.
 //!
-//! Everything the store promises lives above this line: the journal's writer ([`crate::writer`]), the log, how sessions follow the
-//! journal, what retention removes. An engine keeps rows. It gives a [`crate::writer::Medium`] that tries a journal row or a turn of
-//! table writes, and methods of these names: the rows of the journal, of the sessions, and the tables of each role. `tests/shared`
+//! The promises are written once, on this side: the journal's writer, the log, how sessions follow the journal, what the retention
+//! removes. An engine gives the writer a [`Medium`](crate::writer::Medium), which tries a row of the journal or a turn of table writes,
+//! and methods of the same names as the others: the rows of the journal and of the sessions, and the tables of each role. `tests/shared`
 //! holds every engine to the same stories.
 
 use crate::{memory, sqlite};
@@ -32,6 +32,13 @@ pub(crate) enum WeakDb {
 }
 
 impl Db {
+    /// Completes while the store may go on: never after a crash in a simulated world.
+    pub(crate) async fn alive(&self) {
+        if let Self::Memory(db) = self {
+            db.alive().await;
+        }
+    }
+
     pub(crate) fn downgrade(&self) -> WeakDb {
         match self {
             Self::Memory(db) => WeakDb::Memory(db.downgrade()),

@@ -60,3 +60,42 @@ impl HeadWatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use parking_lot::Mutex;
+
+    #[tokio::test]
+    async fn one_move_wakes_everyone_in_the_order_in_which_they_began_to_wait() {
+        let head = Head::new(4);
+        let (waiting, woken) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+        let waiters: Vec<_> = (0..100)
+            .map(|n| {
+                let (mut watch, waiting, woken) = (head.watch(), Arc::clone(&waiting), Arc::clone(&woken));
+                tokio::spawn(async move {
+                    waiting.lock().push(n);
+                    let seq = watch.wait_for(|seq| *seq > 4).await;
+                    woken.lock().push((n, seq));
+                })
+            })
+            .collect();
+        while waiting.lock().len() < 100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(woken.lock().is_empty());
+
+        head.move_to(5);
+
+        let all = async {
+            for waiter in waiters {
+                waiter.await.unwrap();
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), all).await.unwrap();
+        let expected: Vec<_> = waiting.lock().iter().map(|n| (*n, 5)).collect();
+        assert_eq!(*woken.lock(), expected);
+        assert_eq!(head.watch().wait_for(|seq| *seq > 4).await, 5, "at once when it is so");
+    }
+}

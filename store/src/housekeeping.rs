@@ -52,7 +52,7 @@ async fn follow(store: &WeakDb, options: &StoreOptions) {
         tokio::time::sleep(Duration::from_secs(options.checkpoint_period_s)).await;
         let now_us = clock.now_us(seam::wall_us(), Instant::now());
         let round = async {
-            let db = store.upgrade().ok_or(StoreError::Closed)?;
+            let db = upgraded(store).await?;
             while checkpoint::pass(&db, Haste::Gentle).await? == Progress::More {}
             while retention::pass(&db, options, now_us).await? > 0 {}
             Ok(())
@@ -69,7 +69,7 @@ async fn probe(store: &WeakDb) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let round = async {
-            let db = store.upgrade().ok_or(StoreError::Closed)?;
+            let db = upgraded(store).await?;
             if on_engine!(&db, db => db.shared()).readiness.borrow().is_ready() {
                 return Ok(());
             }
@@ -79,6 +79,12 @@ async fn probe(store: &WeakDb) {
             return;
         }
     }
+}
+
+async fn upgraded(store: &WeakDb) -> Result<Db, StoreError> {
+    let db = store.upgrade().ok_or(StoreError::Closed)?;
+    db.alive().await;
+    Ok(db)
 }
 
 /// Brings the session table up to the journal.

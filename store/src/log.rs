@@ -45,20 +45,25 @@ impl EventLog {
     /// At the head it is answered from memory without waiting. When `after_seq` is older than what is kept the page begins with the
     /// earliest record, and `earliest_seq` tells the gap.
     pub async fn read(&self, after_seq: u64, max_records: usize) -> Result<LogPage, StoreError> {
+        self.db.alive().await;
         let head_seq = self.head();
-        let earliest_seq = self.earliest();
-        let after_seq = after_seq.max(earliest_seq.saturating_sub(1));
-        let page = |records| LogPage { records, head_seq, earliest_seq };
-        if after_seq >= head_seq || max_records == 0 {
-            return Ok(page(Vec::new()));
+        loop {
+            let earliest_seq = self.earliest();
+            let after_seq = after_seq.max(earliest_seq.saturating_sub(1));
+            if after_seq >= head_seq || max_records == 0 {
+                return Ok(LogPage { records: Vec::new(), head_seq, earliest_seq });
+            }
+            let mut records = match self.shared().tail.read(after_seq, max_records) {
+                Some(records) => records,
+                None => self.read_rows(after_seq, max_records).await?,
+            };
+            // What the retention removed meanwhile would be a hole that nobody is told of.
+            if self.earliest() == earliest_seq {
+                // A batch that came in since would contradict the head.
+                records.truncate(records.partition_point(|(seq, _)| *seq <= head_seq));
+                return Ok(LogPage { records, head_seq, earliest_seq });
+            }
         }
-        let mut records = match self.shared().tail.read(after_seq, max_records) {
-            Some(records) => records,
-            None => self.read_rows(after_seq, max_records).await?,
-        };
-        // A batch that came in since would contradict the head.
-        records.truncate(records.partition_point(|(seq, _)| *seq <= head_seq));
-        Ok(page(records))
     }
 
     /// The first sequence received at or after a time (microseconds since the Unix epoch); head + 1 when there is none.

@@ -83,3 +83,25 @@ impl JournalRow {
 
 /// What a row takes beside its body, about.
 pub(crate) const ROW_OVERHEAD: u64 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_known_again_by_its_owner_and_its_body() {
+        let standing = Standing { batch: 6, next_seq: 9, epoch: 3, end_bytes: 100 };
+        let submissions = vec![
+            Submission { records: vec![Record::default(); 2], ..Submission::default() },
+            Submission { records: vec![Record::default()], ..Submission::default() },
+        ];
+
+        let (row, _) = JournalRow::encode(submissions, standing);
+
+        assert_eq!((row.batch, row.first_seq, row.next_seq()), (7, 9, 12));
+        assert_eq!(row.end_bytes, 100 + row.body.len() as u64 + ROW_OVERHEAD);
+        assert!(row.is_row(3, &row.body));
+        assert!(!row.is_row(2, &row.body), "another owner wrote the same");
+        assert!(!row.is_row(3, &row.body[1..]));
+    }
+}

@@ -38,6 +38,18 @@ impl Place {
             Self::Memory(disk) => Store::open_in_memory(disk, options, Arc::new(NoFaults)).await.unwrap(),
         }
     }
+
+    /// Another owner takes the database over.
+    pub(crate) async fn take_over(&self, store: &Store) {
+        match self {
+            // The lock on the directory keeps a second server out; somebody may still edit the file.
+            Self::Directory(_) => {
+                let epoch = sqlx::query("UPDATE meta SET epoch = epoch + 1");
+                store.sqlite().execute("take over", epoch).await.unwrap();
+            }
+            Self::Memory(_) => drop(self.open().await),
+        }
+    }
 }
 
 /// Tells each story once for every engine, with files in real time and in memory in virtual time.

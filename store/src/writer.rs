@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use seam::{Bug, planted};
 use tokio::time::Instant;
 
 use crate::StoreError;
@@ -78,7 +79,12 @@ impl<M: Medium> Writer<M> {
 
     /// Makes a batch durable, however long it takes, then lets its effects out in order.
     async fn commit(&mut self, batch: Vec<Submission>) -> Result<(), StoreError> {
-        let (row, effects) = JournalRow::encode(batch, self.standing());
+        let (row, mut effects) = JournalRow::encode(batch, self.standing());
+        if planted(Bug::EffectsBeforeCommit) {
+            for (done, first_seq) in std::mem::take(&mut effects) {
+                done(Committed { first_seq });
+            }
+        }
         seam::crash_point("store.journal.before_write");
         let started = Instant::now();
         loop {

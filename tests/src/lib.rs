@@ -16,6 +16,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+pub mod conformance;
 pub mod disk;
 pub mod forwarder;
 pub mod story;

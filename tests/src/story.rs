@@ -348,6 +348,15 @@ pub async fn drops_reach(client: &Client, reason: &str, count: u64) {
     .await;
 }
 
+/// Waits until so many frames were refused, whatever for.
+pub async fn drops_sum_to(client: &Client, count: u64) {
+    crate::eventually(&format!("{count} drops"), async || {
+        let counted: u64 = drop_counts(client).await.values().sum();
+        (counted >= count).then_some(())
+    })
+    .await;
+}
+
 /// The last refusals, newest first.
 pub async fn drops(client: &Client) -> Vec<v1::list_drops_response::Drop> {
     let request = v1::ListDropsRequest { limit: 1_000, ..v1::ListDropsRequest::default() };

@@ -46,7 +46,7 @@ fn a_port_in_use_is_named_and_the_server_does_not_start() {
     assert_eq!(Loam::start(&data_dir).terminate().code(), Some(0));
 }
 
-/// One directory, one server.
+/// FCNT-014: one directory, one server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_server_on_one_directory_is_refused_and_the_first_goes_on() {
     let mut stand = Stand::set_up().await;

@@ -4,7 +4,7 @@
 //! points `Decoder(bytes, port)` and `Decode(fPort, bytes)`. It runs on threads of its own, away from the async
 //! runtime, with limits on time, memory, stack and result. It has the language's own objects and a `console`
 //! that writes nowhere: no network, files, timers or `require`. `Date` is there, because codecs turn device
-//! time into text with it; what depends on "now" should use `input.recvTime`, for decoding may happen again
+//! time into text with it; in a call of a decoder its clock stands at `input.recvTime`, for decoding may happen again
 //! later. Its own variables start anew in each call, so that no device sees another's.
 
 mod engine;

@@ -2,6 +2,7 @@
 
 use proto::internal as pb;
 use proto::v1::DownlinkState;
+use seam::{Bug, planted};
 use store::DownlinkRow;
 
 use proto::port::NOT_ACKNOWLEDGED;
@@ -108,6 +109,9 @@ pub(crate) fn on_record(item: &DownlinkRow, record: &pb::DownlinkRecord, now_us:
         DownlinkState::Sent if record.reason == NOT_ACKNOWLEDGED => Some(unanswered(item, NO_ACK, now_us)),
         DownlinkState::Sent if state_of(item) == DownlinkState::Leased => {
             Some(Transition::told(state, &record.reason, false))
+        }
+        DownlinkState::GatewayAcknowledged if planted(Bug::GatewayAckIsDeviceAck) => {
+            Some(Transition::ours(DownlinkState::DeviceAcknowledged, String::new(), true))
         }
         DownlinkState::GatewayAcknowledged => Some(Transition::told(state, &record.reason, !item.confirmed)),
         DownlinkState::DeviceAcknowledged if record.item_id.is_empty() => {

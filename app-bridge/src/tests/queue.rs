@@ -123,6 +123,7 @@ async fn items_go_by_priority_and_then_by_age() {
     assert_eq!(order, b"cdab");
 }
 
+/// FCNT-010, FCNT-011.
 #[tokio::test]
 async fn one_counter_seals_at_most_one_payload() {
     let world = world().await;
@@ -138,6 +139,7 @@ async fn one_counter_seals_at_most_one_payload() {
     assert!(take(&world, 6).await.has_payload);
 }
 
+/// FCNT-010.
 #[tokio::test]
 async fn concurrent_windows_never_get_the_same_item_or_counter() {
     let world = world().await;
@@ -159,6 +161,7 @@ async fn concurrent_windows_never_get_the_same_item_or_counter() {
     assert!((1..=5).contains(&count), "{count}");
 }
 
+/// RXWIN-007.
 #[tokio::test]
 async fn an_item_too_long_for_the_window_waits_for_a_better_one() {
     let world = world().await;

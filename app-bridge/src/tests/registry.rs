@@ -287,6 +287,23 @@ async fn a_key_that_is_easily_guessed_is_noted_in_the_audit_trail() {
     assert!(!format!("{audit:?}").contains("2b7e"));
 }
 
+/// FCNT-007: a device starts its counter again only where somebody allowed it, and that is on record.
+#[tokio::test]
+async fn allowing_a_counter_to_start_again_is_audited_and_told_to_the_network_server() {
+    let world = world().await;
+    world.create_device(DEV_EUI).await;
+    assert!(!world.network.told.lock().devices[&DEV_EUI].allow_fcnt_reset);
+    for allow_fcnt_reset in [true, true, false] {
+        let device = v1::Device { allow_fcnt_reset, ..world.device(DEV_EUI) };
+        world.devices().update_device(v1::UpdateDeviceRequest { device: Some(device) }).await.unwrap();
+        assert_eq!(world.network.told.lock().devices[&DEV_EUI].allow_fcnt_reset, allow_fcnt_reset);
+    }
+    let audit = world.store.bridge().audit(i64::MAX, 20).await.unwrap();
+    let told: Vec<_> = audit.iter().filter(|row| row.action == "device.fcnt_reset").collect();
+    assert_eq!(told.iter().map(|row| row.detail.as_str()).collect::<Vec<_>>(), ["refused", "allowed"]);
+    assert!(told.iter().all(|row| row.subject == "70b3d57ed0000001" && row.actor == "admin"));
+}
+
 /// API-001: keys are written, never read back; changes of keys are audited.
 #[tokio::test]
 async fn keys_are_never_read_back() {

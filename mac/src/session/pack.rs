@@ -1,5 +1,7 @@
 //! The durable form of a session's state: one byte of version, then fields in a fixed order, little endian.
 
+use std::ops::RangeInclusive;
+
 use super::{Activation, DeviceClass, DeviceStatus, MacState, RX_DELAY_S_MAX, Recent, Session};
 use crate::adr::AdrHistory;
 use crate::ids::{DevAddr, DevEui, FCntDown, FCntUp, SessionId};
@@ -127,18 +129,14 @@ fn pack_mac(mac: &MacState, out: &mut Vec<u8>) {
 fn unpack_mac(reader: &mut Reader<'_>) -> Result<MacState, StateError> {
     let [uplink_dwell, downlink_dwell, class_c, pending, confirmed_open, has_confirmed, has_status, has_asked] =
         unpack_bits(reader.u8()?);
-    let rx1_delay_s = reader.u8()?;
-    if !(RECEIVE_DELAY1_S..=RX_DELAY_S_MAX).contains(&rx1_delay_s) {
-        return Err(reader.damaged());
-    }
     Ok(MacState {
-        rx1_delay_s,
-        rx1_dr_offset: reader.u8()?,
-        rx2_dr: DataRate::new(reader.u8()?),
-        dr: reader.optional()?.map(DataRate::new),
-        tx_power: reader.u8()?,
-        nb_trans: reader.u8()?,
-        eirp_index: reader.optional()?,
+        rx1_delay_s: reader.within(DELAY_S)?,
+        rx1_dr_offset: reader.within(OFFSET)?,
+        rx2_dr: DataRate::new(reader.within(NIBBLE)?),
+        dr: reader.optional(NIBBLE)?.map(DataRate::new),
+        tx_power: reader.within(NIBBLE)?,
+        nb_trans: reader.within(NB_TRANS)?,
+        eirp_index: reader.optional(NIBBLE)?,
         rx2_freq: Hz::new(reader.u32()?),
         channels: reader.mask()?,
         extra: reader.frequencies()?,
@@ -175,8 +173,8 @@ fn pack_refusals(refusals: &Refusals, out: &mut Vec<u8>) {
 
 fn unpack_refusals(reader: &mut Reader<'_>) -> Result<Refusals, StateError> {
     Ok(Refusals {
-        dr_max: reader.optional()?.map(DataRate::new),
-        tx_power_max: reader.optional()?,
+        dr_max: reader.optional(NIBBLE)?.map(DataRate::new),
+        tx_power_max: reader.optional(NIBBLE)?,
         data_rate: reader.u8()?,
         power: reader.u8()?,
         channel_mask: reader.u8()?,
@@ -226,9 +224,9 @@ fn unpack_asked(reader: &mut Reader<'_>) -> Result<Asked, StateError> {
         dev_status,
         link_adr: if link_adr {
             Some(AskedLinkAdr {
-                dr: reader.optional()?.map(DataRate::new),
-                tx_power: reader.optional()?,
-                nb_trans: reader.u8()?,
+                dr: reader.optional(NIBBLE)?.map(DataRate::new),
+                tx_power: reader.optional(NIBBLE)?,
+                nb_trans: reader.within(NB_TRANS)?,
                 channels: reader.mask()?,
             })
         } else {
@@ -241,16 +239,16 @@ fn unpack_asked(reader: &mut Reader<'_>) -> Result<Asked, StateError> {
         },
         rx_param: if rx_param {
             Some(AskedRxParam {
-                rx1_dr_offset: reader.u8()?,
-                rx2_dr: DataRate::new(reader.u8()?),
+                rx1_dr_offset: reader.within(OFFSET)?,
+                rx2_dr: DataRate::new(reader.within(NIBBLE)?),
                 rx2_freq: Hz::new(reader.u32()?),
             })
         } else {
             None
         },
-        rx_timing: if rx_timing { Some(reader.u8()?) } else { None },
+        rx_timing: if rx_timing { Some(reader.within(DELAY_S)?) } else { None },
         tx_param: if tx_param {
-            Some(AskedTxParam { uplink_dwell, downlink_dwell, eirp_index: reader.u8()? })
+            Some(AskedTxParam { uplink_dwell, downlink_dwell, eirp_index: reader.within(NIBBLE)? })
         } else {
             None
         },
@@ -308,8 +306,19 @@ impl Reader<'_> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn optional(&mut self) -> Result<Option<u8>, StateError> {
-        self.u8().map(|byte| Some(byte).filter(|byte| *byte != NONE))
+    /// A byte that no session has outside these bounds: nothing that follows from the state may have to doubt it.
+    fn within(&mut self, bounds: RangeInclusive<u8>) -> Result<u8, StateError> {
+        let at = self.at;
+        self.u8()
+            .and_then(|byte| if bounds.contains(&byte) { Ok(byte) } else { Err(StateError::Damaged { at }) })
+    }
+
+    fn optional(&mut self, bounds: RangeInclusive<u8>) -> Result<Option<u8>, StateError> {
+        if self.bytes.get(self.at) == Some(&NONE) {
+            self.at += 1;
+            return Ok(None);
+        }
+        self.within(bounds).map(Some)
     }
 
     fn mask(&mut self) -> Result<ChannelMask, StateError> {
@@ -337,6 +346,12 @@ impl Reader<'_> {
     }
 }
 
+const DELAY_S: RangeInclusive<u8> = RECEIVE_DELAY1_S..=RX_DELAY_S_MAX;
+/// Three bits of DLSettings.
+const OFFSET: RangeInclusive<u8> = 0..=7;
+/// Data rates and powers travel in four bits.
+const NIBBLE: RangeInclusive<u8> = 0..=15;
+const NB_TRANS: RangeInclusive<u8> = 1..=15;
 /// The first byte. Another layout gets another number; the old one stays readable.
 const FORMAT: u8 = 1;
 /// Stands for "none" in a field whose values are far below it.

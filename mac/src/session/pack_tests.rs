@@ -85,6 +85,26 @@ fn damaged_bytes_are_refused_and_never_panic() {
 }
 
 #[test]
+fn a_value_that_no_session_has_is_damage_and_its_place_is_told() {
+    let bytes = abp().pack();
+    let places = [
+        ("rx1_delay_s", 8, 0),
+        ("rx1_delay_s", 8, 16),
+        ("rx1_dr_offset", 9, 8),
+        ("rx2_dr", 10, 16),
+        ("dr", 11, 0xfe),
+        ("tx_power", 12, 0xff),
+        ("nb_trans", 13, 0),
+        ("eirp_index", 14, 16),
+    ];
+    for (field, at, value) in places {
+        let mut spoilt = bytes.clone();
+        spoilt[at] = value;
+        assert_eq!(unpacked(&spoilt).unwrap_err(), StateError::Damaged { at }, "{field}");
+    }
+}
+
+#[test]
 fn a_state_of_a_later_version_is_named_so() {
     let mut bytes = abp().pack();
     bytes[0] = 2;

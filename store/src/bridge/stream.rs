@@ -13,7 +13,8 @@ pub struct AppSessionRow {
     pub dev_eui: u64,
     /// Sealed by the caller.
     pub sealed_key: Vec<u8>,
-    /// Microseconds since the Unix epoch.
+    /// Microseconds since the Unix epoch. The store keeps it behind the device's sessions before, whatever the clock did, and as it was
+    /// first written.
     pub started_at_us: i64,
 }
 

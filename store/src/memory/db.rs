@@ -63,7 +63,7 @@ impl Db {
         let (opened, keys) = machine.take_over().await?;
         let shared = Arc::new(Shared::new(options, &opened));
         let queue = Arc::new(Queue::new(options));
-        let task = Task { machine: Arc::clone(&machine) };
+        let task = Task { machine: Arc::clone(&machine), epoch: shared.epoch };
         let mut writer = Writer::new(task, Arc::clone(&queue), Arc::clone(&shared));
         let writer = tokio::spawn(async move { writer.run().await });
         let (writer, closed) = (Mutex::new(Some(writer)), AtomicBool::new(false));
@@ -79,8 +79,13 @@ impl Db {
             Some(writer) => writer.await.map_err(|_| StoreError::Closed)?,
             None => Ok(()),
         };
-        self.inner.machine.alive().await;
+        self.alive().await;
         outcome
+    }
+
+    /// Completes while the machine runs.
+    pub(crate) async fn alive(&self) {
+        self.inner.machine.alive().await;
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -97,7 +102,7 @@ impl Db {
 
     pub(crate) async fn submit(&self, submission: Submission) -> Result<(), StoreError> {
         let outcome = self.inner.queue.push(submission).await;
-        self.inner.machine.alive().await;
+        self.alive().await;
         outcome
     }
 
@@ -108,7 +113,7 @@ impl Db {
     /// Waits for what the writer answers.
     pub(crate) async fn answer<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, StoreError> {
         let outcome = answer.await;
-        self.inner.machine.alive().await;
+        self.alive().await;
         outcome.map_err(|_| StoreError::Closed)
     }
 
@@ -136,7 +141,7 @@ impl Db {
     {
         let (job, answer) = job(work);
         let pushed = self.inner.queue.push_job(job).await;
-        self.inner.machine.alive().await;
+        self.alive().await;
         pushed?;
         self.answer(answer).await?
     }

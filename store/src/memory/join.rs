@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use seam::{Bug, planted};
+
 use super::Join;
 use crate::{AuditRow, JoinCommit, JoinCommitted, JoinDevice, JoinDeviceRow, NonceRule, StoreError};
 
@@ -72,11 +74,13 @@ impl JoinRows {
         if join.join_nonce <= last {
             return JoinCommitted::JoinNonceStale { last };
         }
-        self.nonces_used.insert(nonce);
+        if !planted(Bug::ForgetDevNonce) {
+            self.nonces_used.insert(nonce);
+        }
         stored.device.join_nonce = join.join_nonce;
         stored.device.last_dev_nonce = Some(join.dev_nonce);
         stored.device.nonces_used += 1;
-        if join.rule == NonceRule::StrictlyRising {
+        if join.rule == NonceRule::StrictlyRising && !planted(Bug::ForgetDevNonce) {
             stored.dev_nonce_floor = Some(join.dev_nonce);
         }
         self.answers.insert(join.dev_eui, (join.request_hash, join.answer));

@@ -96,6 +96,7 @@ impl Machine {
 /// The writer's task on a machine.
 pub(super) struct Task {
     pub(super) machine: Arc<Machine>,
+    pub(super) epoch: u64,
 }
 
 impl Medium for Task {
@@ -134,6 +135,7 @@ impl Medium for Task {
         let what = WriteKind::Tables { writes: finished.len() };
         self.machine
             .attempt(what, |contents| {
+                contents.refuse_former_owner(self.epoch)?;
                 finished.iter_mut().for_each(|job| job.run(contents));
                 Ok(())
             })

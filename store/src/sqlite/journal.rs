@@ -96,7 +96,7 @@ impl Db {
     }
 }
 
-/// What follows the journal is the owner's alone: a former one would write what it read before it lost the database.
+/// A former owner writes nothing: what it read before it lost the database is old.
 pub(super) async fn refuse_former_owner(
     connection: &mut SqliteConnection,
     epoch: u64,

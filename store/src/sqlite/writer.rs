@@ -10,6 +10,7 @@ use sqlx::{Connection, Row, SqliteConnection};
 use tokio::time::Instant;
 
 use super::job::SqliteJob;
+use super::journal::refuse_former_owner;
 use super::lock::DirectoryLock;
 use super::open::Database;
 use super::sql;
@@ -58,8 +59,12 @@ impl WriterHandle {
             .enable_time()
             .build()
             .map_err(|e| StoreError::Start { source: Arc::new(e) })?;
-        let medium =
-            Thread { file: Arc::clone(&file), connection: database.connection, transaction_open: false };
+        let medium = Thread {
+            file: Arc::clone(&file),
+            epoch: shared.epoch,
+            connection: database.connection,
+            transaction_open: false,
+        };
         let writer = Writer::new(medium, Arc::clone(&queue), Arc::clone(&shared));
         let (ending, of_thread) = (Arc::clone(&shared), Arc::clone(&file));
         let thread = std::thread::Builder::new()
@@ -131,6 +136,7 @@ async fn run(mut writer: Writer<Thread>, shared: &Shared, file: &File) -> Result
 /// A thread with a connection. It sleeps as a thread, to the microsecond; nothing else runs on its runtime.
 struct Thread {
     file: Arc<File>,
+    epoch: u64,
     connection: SqliteConnection,
     /// True when a transaction that failed could not be ended.
     transaction_open: bool,
@@ -223,10 +229,17 @@ impl Thread {
             finished.extend(next);
             return Err(StoreError::sql("begin a transaction")(error));
         }
+        if let Err(fenced) = refuse_former_owner(&mut *connection, self.epoch).await {
+            finished.extend(next);
+            return Err(fenced);
+        }
         while let Some(mut job) = next.take() {
             let ran = job.run(&mut *connection).await;
             finished.push(job);
             next = queue.next_job(started.elapsed());
+            if next.is_none() {
+                seam::crash_point("store.tables.before_commit");
+            }
             let statement = match (&ran, next.is_some()) {
                 (Ok(()), true) => "RELEASE job; SAVEPOINT job",
                 (Ok(()), false) => "RELEASE job; UPDATE meta SET writes = writes + 1; COMMIT",

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::v1::DownlinkState;
+use seam::{Bug, planted};
 
 use crate::memory::Bridge;
 use crate::memory::machine::refused;
@@ -85,7 +86,9 @@ impl DownlinkRows {
 
     /// Tells whether it changed the item.
     pub(super) fn update(&mut self, update: DownlinkUpdate) -> bool {
-        let Some(row) = self.get_mut(&update.id).filter(|row| row.finished_at_us.is_none()) else {
+        let Some(row) =
+            self.get_mut(&update.id).filter(|row| row.finished_at_us.is_none() || planted(Bug::EndTwice))
+        else {
             return false;
         };
         if update.only_lease.is_some() && row.lease != update.only_lease {
@@ -102,7 +105,8 @@ impl DownlinkRows {
 
     fn cancel(&mut self, id: &str, at_us: i64) -> Option<(DownlinkRow, bool)> {
         let row = self.get_mut(id)?;
-        let waits = waits(row);
+        let left = planted(Bug::CancelAfterLease) && in_flight(row);
+        let waits = waits(row) || left;
         if waits {
             row.state = DownlinkState::Cancelled as i32;
             row.reason.clear();

@@ -9,7 +9,14 @@ use crate::{AppSessionRow, ConsumerRow, Followed, StoreError};
 
 impl BridgeRows {
     fn put_app_session(&mut self, row: AppSessionRow) {
-        self.app_sessions.insert(row.session_id, row);
+        if let Some(known) = self.app_sessions.get_mut(&row.session_id) {
+            *known = AppSessionRow { started_at_us: known.started_at_us, ..row };
+            return;
+        }
+        let before = self.app_sessions.values().filter(|other| other.dev_eui == row.dev_eui);
+        let after = before.map(|other| other.started_at_us + 1).max();
+        let started_at_us = after.map_or(row.started_at_us, |after| after.max(row.started_at_us));
+        self.app_sessions.insert(row.session_id, AppSessionRow { started_at_us, ..row });
     }
 
     fn old_app_sessions(&self, earliest_event_us: i64) -> Vec<u64> {
@@ -25,7 +32,10 @@ impl BridgeRows {
     }
 
     fn acknowledge(&mut self, name: String, position: u64, at_us: i64) -> ConsumerRow {
-        let row = self.consumers.entry(name.clone()).or_insert(ConsumerRow { name, ..ConsumerRow::default() });
+        let row = self
+            .consumers
+            .entry(name.clone())
+            .or_insert_with(|| ConsumerRow { name, ..ConsumerRow::default() });
         row.position = row.position.max(position);
         row.acknowledged_at_us = at_us;
         row.clone()

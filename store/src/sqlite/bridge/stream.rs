@@ -104,7 +104,10 @@ pub(super) async fn put_app_session(
     row: AppSessionRow,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT OR REPLACE INTO app_session (session_id, dev_eui, sealed_key, started_at_us) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO app_session (session_id, dev_eui, sealed_key, started_at_us) \
+         SELECT ?1, ?2, ?3, max(?4, coalesce((SELECT max(started_at_us) + 1 FROM app_session \
+         WHERE dev_eui = ?2 AND session_id <> ?1), ?4)) WHERE true \
+         ON CONFLICT (session_id) DO UPDATE SET dev_eui = excluded.dev_eui, sealed_key = excluded.sealed_key",
     )
     .bind(sql::key(row.session_id))
     .bind(sql::key(row.dev_eui))
