@@ -33,7 +33,7 @@ async fn a_disk_that_is_full_under_load_loses_nothing() {
     survives(Trouble::Full(ballast), data_dir, &[]).await;
 }
 
-/// EFBIG at every write: what the system answers a process that reached its limit.
+/// OPS-003: EFBIG at every write: what the system answers a process that reached its limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_refuses_every_write_loses_nothing() {
     if Command::new("prlimit").arg("--version").output().is_err() {
@@ -44,7 +44,7 @@ async fn a_disk_that_refuses_every_write_loses_nothing() {
     survives(Trouble::Refused, dir.path().join("data"), IGNORING_SIGXFSZ).await;
 }
 
-/// EIO, and from fsync: the system took the bytes and could not keep them.
+/// OPS-003: EIO, and from fsync: the system took the bytes and could not keep them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_cannot_keep_what_it_took_loses_nothing() {
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -23,7 +23,7 @@ use rand::rngs::StdRng;
 
 use lives::{Killer, draw};
 
-/// Rows FCNT-010, FCNT-011, AS-003, AS-004, DEDUP-001 and the join rows under every kind of end.
+/// FCNT-010, FCNT-011, ACK-007, JOIN-003, JOIN-005, JOIN-006, DEDUP-001, AS-003, AS-004, AS-006, OPS-006: under every kind of end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_end_loses_what_was_accepted_or_reuses_a_counter() {
     let seed = number("LOAM_SEED").unwrap_or(20_261_124);
