@@ -125,7 +125,9 @@ impl Joins {
         };
         drop(turn);
         if let Some(phy) = accept {
+            seam::crash_point("network.join.before_send");
             self.send(&job, phy).await;
+            seam::crash_point("network.join.sent");
         }
     }
 
@@ -245,6 +247,7 @@ impl Joins {
                 return None;
             }
         }
+        seam::crash_point("network.join.committed");
         // The accept may not leave before the owner knows the session.
         let taken = run_on_owner(&self.owners, request.dev_eui, move |owner| owner.add_pending(session)).await;
         (taken == Some(Taken::Yes)).then_some(answer.phy_payload)

@@ -237,9 +237,6 @@ impl Thread {
             let ran = job.run(&mut *connection).await;
             finished.push(job);
             next = queue.next_job(started.elapsed());
-            if next.is_none() {
-                seam::crash_point("store.tables.before_commit");
-            }
             let statement = match (&ran, next.is_some()) {
                 (Ok(()), true) => "RELEASE job; SAVEPOINT job",
                 (Ok(()), false) => "RELEASE job; UPDATE meta SET writes = writes + 1; COMMIT",
