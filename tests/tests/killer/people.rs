@@ -420,7 +420,9 @@ fn complain(account: &Account, call: &str, status: &Status) {
         status.code(),
         Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::ResourceExhausted
     );
-    if !from_the_kill {
+    // A connection that ended in the middle of a call has another status, and a source.
+    let of_the_connection = std::error::Error::source(status).is_some();
+    if !from_the_kill && !of_the_connection {
         account.fault(format!("{call} was refused: {status:?}"));
     }
 }
