@@ -34,6 +34,13 @@ pub(crate) fn store_status(error: StoreError) -> Status {
     if error.is_disk_full() {
         return Status::unavailable("no space is left for the database; make room on the disk, then try again");
     }
+    if error.is_disk_trouble() {
+        // The store says it in the log once, and in its readiness.
+        let problem = error.with_source();
+        return Status::unavailable(format!(
+            "the disk does not do its part: {problem}; see to it, then try again"
+        ));
+    }
     if matches!(error, StoreError::Closed) {
         return Status::unavailable("the server is stopping; try again");
     }

@@ -397,8 +397,8 @@ fn overloaded() -> PortError {
 fn of_store(error: StoreError) -> PortError {
     if matches!(error, StoreError::Closed) {
         PortError::Unavailable("the network server is stopping".to_owned())
-    } else if error.is_disk_full() {
-        PortError::Unavailable(error.to_string())
+    } else if error.is_disk_trouble() {
+        PortError::Unavailable(error.with_source())
     } else {
         PortError::Internal(error.to_string())
     }

@@ -126,10 +126,11 @@ impl Downlinks {
             gateway: None,
         };
         // A confirmed frame is noted before it leaves, or its acknowledgement would not be understood.
-        if built.confirmed && self.note_sent(&job, &built).await == Noted::No {
+        let noted = if built.confirmed { self.note_sent(&job, &built).await } else { Noted::Yes };
+        if noted != Noted::Yes {
             let detail = "the session could not be told that a confirmed downlink leaves".to_owned();
             let reason = DropReason::DownlinkWindowMissed;
-            self.tell(&job, &built, Noted::No, note, Sent::Failed { gateway: None, reason, detail }).await;
+            self.tell(&job, &built, noted, note, Sent::Failed { gateway: None, reason, detail }).await;
             return;
         }
         seam::crash_point("network.downlink.noted");
@@ -143,7 +144,7 @@ impl Downlinks {
         self.shared.metrics.turnaround_seconds.observe(seconds(turnaround_us));
         let sent = self.transmitter.transmit(&frame).await;
         seam::crash_point("network.downlink.outcome_known");
-        self.tell(&job, &built, Noted::Yes, note, sent).await;
+        self.tell(&job, &built, noted, note, sent).await;
         seam::crash_point("network.downlink.told");
     }
 
@@ -238,7 +239,7 @@ impl Downlinks {
         // A sender that was dropped without a word had nothing to write.
         match tokio::time::timeout(Duration::from_millis(COMMIT_PATIENCE_MS), wait).await {
             Ok(_) => Noted::Yes,
-            Err(_) => Noted::No,
+            Err(_) => Noted::Late,
         }
     }
 
@@ -257,7 +258,7 @@ impl Downlinks {
         let failed = matches!(sent, Sent::Failed { .. });
         let records = Arc::new(Mutex::new(self.records_of(job, note, sent)));
         let untold = Arc::clone(&records);
-        let settled_by_device = built.confirmed && noted == Noted::Yes;
+        let settled_by_device = built.confirmed && noted != Noted::No;
         let (dev_eui, plan, built) = (job.dev_eui, job.plan.clone(), built.clone());
         let (committed, wait) = oneshot::channel();
         let told = run_on_owner(&self.owners, dev_eui, move |owner| {
@@ -341,6 +342,8 @@ impl Downlinks {
 /// Whether a session knows of a frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Noted {
+    /// It knows, and it was not durable in time.
+    Late,
     No,
     Yes,
 }

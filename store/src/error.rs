@@ -89,8 +89,34 @@ impl StoreError {
         }
     }
 
+    /// True when the disk, and not a statement, is what failed: reading, writing or flushing. Nothing that was accepted is lost, and it
+    /// goes on by itself once the disk does.
+    pub fn is_disk_trouble(&self) -> bool {
+        match self {
+            Self::Sql { source, .. } => {
+                matches!(
+                    sqlite_code(source),
+                    Some(SQLITE_CANTOPEN | SQLITE_FULL | SQLITE_IOERR | SQLITE_READONLY)
+                )
+            }
+            Self::Io { .. } => true,
+            Self::Closed
+            | Self::CopiedBack { .. }
+            | Self::Damaged { .. }
+            | Self::Fenced { .. }
+            | Self::KekMissing { .. }
+            | Self::KekWrong { .. }
+            | Self::Locked { .. }
+            | Self::NewerSchema { .. }
+            | Self::OtherDatabase { .. }
+            | Self::Start { .. }
+            | Self::Unseal { .. }
+            | Self::Unwritten { .. } => false,
+        }
+    }
+
     /// The error with its source in one line, for a log or a readiness answer.
-    pub(crate) fn with_source(&self) -> String {
+    pub fn with_source(&self) -> String {
         match std::error::Error::source(self) {
             Some(source) => format!("{self}: {source}"),
             None => self.to_string(),
@@ -114,7 +140,10 @@ impl StoreError {
     }
 }
 
+const SQLITE_READONLY: i32 = 8;
+const SQLITE_IOERR: i32 = 10;
 const SQLITE_FULL: i32 = 13;
+const SQLITE_CANTOPEN: i32 = 14;
 
 /// The primary result code, without the extension in the upper bits.
 fn sqlite_code(error: &sqlx::Error) -> Option<i32> {

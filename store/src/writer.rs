@@ -164,7 +164,7 @@ impl<M: Medium> Writer<M> {
                     self.shared.ready();
                 }
             }
-            Err(error) if error.is_disk_full() => self.shared.not_ready(error),
+            Err(error) if error.is_disk_trouble() => self.shared.not_ready(error),
             Err(error) => {
                 tracing::error!(error = %error.with_source(), writes = finished.len(), "a transaction was taken back");
             }

@@ -17,6 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 pub mod conformance;
+pub mod disk;
 pub mod forwarder;
 pub mod story;
 pub mod world;
@@ -51,13 +52,20 @@ impl Loam {
 
     /// The command that starts the server; its log goes to a file beside the directory.
     pub fn command(data_dir: &Path, settings: &[(&str, &str)]) -> Command {
+        Self::command_through(&[], data_dir, settings)
+    }
+
+    /// Like [`Loam::command`], with words before it, for example `["nice"]`.
+    pub fn command_through(words: &[&str], data_dir: &Path, settings: &[(&str, &str)]) -> Command {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(data_dir.with_extension("log"))
             .expect("the test's directory is writable");
-        let mut command = Command::new(binary());
+        let mut words = words.iter().map(std::ffi::OsString::from).chain([binary().into_os_string()]);
+        let mut command = Command::new(words.next().expect("the binary at least"));
         command
+            .args(words)
             .arg("serve")
             .arg("--data-dir")
             .arg(data_dir)
@@ -159,9 +167,14 @@ pub struct Starting {
 impl Starting {
     /// Starts the process.
     pub fn spawn(data_dir: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::spawn_through(&[], data_dir, settings)
+    }
+
+    /// Like [`Starting::spawn`], with words before the command.
+    pub fn spawn_through(words: &[&str], data_dir: &Path, settings: &[(&str, &str)]) -> Self {
         // A file an earlier process left names ports that are gone.
         let _ = std::fs::remove_file(data_dir.join("endpoints.json"));
-        let child = Loam::command(data_dir, settings).spawn();
+        let child = Loam::command_through(words, data_dir, settings).spawn();
         let child = child.expect("the loam binary is built before the tests");
         Self { child: Some(child), data_dir: data_dir.to_owned() }
     }

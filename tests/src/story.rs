@@ -243,6 +243,11 @@ impl Stand {
     /// Like [`Stand::set_up_with`], in a directory an earlier start may have left something in.
     pub async fn set_up_in(dir: TempDir, settings: &[(&str, &str)]) -> Self {
         let loam = Loam::start_with(&dir.path().join("data"), settings);
+        Self::around(loam, dir).await
+    }
+
+    /// Around a server that is running in the directory, and new.
+    pub async fn around(loam: Loam, dir: TempDir) -> Self {
         let client = loam.client();
         register_basics(&client, Region::Eu868, &[GATEWAY]).await;
         register_abp(&client, DEVICE, DEV_ADDR).await;

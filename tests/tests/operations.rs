@@ -10,8 +10,9 @@ use std::process::{Command, ExitStatus};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use loam_tests::disk::{SmallDisk, fill};
 use loam_tests::story::{self, DEVICE, GATEWAY, Stand, Stream, hex};
-use loam_tests::{DEADLINE, Loam, eventually};
+use loam_tests::{DEADLINE, Loam, Starting, eventually};
 use mac::crypto::{derive_10, derive_11};
 use mac::ids::{DevEui, DevNonce, GatewayEui, JoinEui};
 use mac::join_frame::JoinAccept;
@@ -199,6 +200,19 @@ async fn a_backup_is_taken_under_load_and_is_not_taken_for_the_database() {
     let (status, log) = refused_start(&fresh, &[]);
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("written by `loam backup`") || log.contains("copied back"), "{log}");
+}
+
+/// OPS-003: a log on a full disk is a lesser trouble than a server that ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_cannot_be_written_does_not_harm_the_server() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let full = ["sh", "-c", "exec \"$@\" >/dev/full 2>/dev/full", "sh"];
+    let settings = [("LOAM_SERVER__LOG_LEVEL", "debug")];
+    let started = Starting::spawn_through(&full, &dir.path().join("data"), &settings).ready();
+    let mut stand = Stand::around(started.expect("it starts"), dir).await;
+    stand.uplink_arrives(b"nobody reads the log").await;
+    let (status, _dir) = stand.end();
+    assert!(status.success(), "{status}");
 }
 
 /// OPS-003: while nothing can be made durable nothing is acknowledged, and what was acknowledged is there afterwards.
@@ -587,36 +601,6 @@ async fn push_one(gateway: &VirtualGateway, device: &mut VirtualDevice, acknowle
         story::pause(Duration::from_millis(2)).await;
     }
     false
-}
-
-/// A small file system of memory; unmounted when it is dropped.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(directory: &Path, size: &str) -> Option<Self> {
-        let done = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"])
-            .arg(directory)
-            .stderr(std::process::Stdio::null())
-            .status();
-        done.is_ok_and(|status| status.success()).then(|| Self(directory.to_owned()))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a server that a failed test left may still have files open.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-/// Takes all the space there is.
-fn fill(path: &Path) {
-    use std::io::Write as _;
-    let mut file = fs::File::create(path).expect("a file");
-    for size in [65_536, 4_096, 1] {
-        while file.write_all(&vec![0x55; size]).is_ok() {}
-    }
 }
 
 #[cfg(unix)]

@@ -237,9 +237,6 @@ impl Thread {
             let ran = job.run(&mut *connection).await;
             finished.push(job);
             next = queue.next_job(started.elapsed());
-            if next.is_none() {
-                seam::crash_point("store.tables.before_commit");
-            }
             let statement = match (&ran, next.is_some()) {
                 (Ok(()), true) => "RELEASE job; SAVEPOINT job",
                 (Ok(()), false) => "RELEASE job; UPDATE meta SET writes = writes + 1; COMMIT",
@@ -251,10 +248,10 @@ impl Thread {
             }
             if let Err(error) = sqlx::query(statement).execute(&mut *connection).await {
                 finished.extend(next);
-                // A full disk may have ended the transaction inside the job, whose own error says so.
+                // The disk may have ended the transaction inside the job, whose own error says so.
                 return Err(ran
                     .err()
-                    .filter(StoreError::is_disk_full)
+                    .filter(StoreError::is_disk_trouble)
                     .unwrap_or_else(|| StoreError::sql("commit")(error)));
             }
         }

@@ -13,6 +13,7 @@ pub(crate) mod joins;
 pub(crate) mod machine;
 pub(crate) mod options;
 pub(crate) mod prepare;
+pub(crate) mod recovery;
 pub(crate) mod report;
 pub(crate) mod sender;
 pub(crate) mod server;

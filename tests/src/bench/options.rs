@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     /// A smoke test of about half a minute; its figures say little.
     #[arg(long)]
     quick: bool,
-    /// Only these, separated by commas: floor, uplinks, latency, joins, shared, sizes.
+    /// Only these, separated by commas: floor, uplinks, latency, joins, shared, sizes, recovery.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Length of each step.
@@ -51,10 +51,13 @@ pub(crate) struct Options {
     pub(crate) shared_devices: u32,
     pub(crate) shared_rate: u32,
     pub(crate) sizes: Vec<u32>,
+    pub(crate) recovery_devices: u32,
+    pub(crate) recovery_rate: u32,
+    pub(crate) kills: u32,
 }
 
 /// What `--only` may name.
-pub(crate) const FIGURES: [&str; 6] = ["floor", "uplinks", "latency", "joins", "shared", "sizes"];
+pub(crate) const FIGURES: [&str; 7] = ["floor", "uplinks", "latency", "joins", "shared", "sizes", "recovery"];
 
 impl Options {
     /// Fills in what was not said.
@@ -92,6 +95,9 @@ impl Options {
             shared_devices: choose(500, 100),
             shared_rate: choose(2_000, 300),
             sizes: or(arguments.sizes, &[1_000, 100_000, 1_000_000], &[1_000]),
+            recovery_devices: choose(100_000, 1_000),
+            recovery_rate: choose(1_000, 200),
+            kills: choose(30, 3),
         })
     }
 

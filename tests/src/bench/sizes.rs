@@ -58,7 +58,7 @@ fn measure_one(options: &Options, report: &mut Report, count: u32) -> Result<()>
 }
 
 /// A first start makes keys, application and profile; the devices follow while the server is away.
-fn prepare(loam: &Path, data_dir: &Path, devices: &Devices) -> Result<()> {
+pub(crate) fn prepare(loam: &Path, data_dir: &Path, devices: &Devices) -> Result<()> {
     let server = Server::start(loam, data_dir, START_DEADLINE)?;
     Registrar::new(&server)?.register_basics(Region::Eu868)?;
     server.stop()?;
@@ -66,7 +66,7 @@ fn prepare(loam: &Path, data_dir: &Path, devices: &Devices) -> Result<()> {
 }
 
 /// The server has all sessions, and uplinks of some devices come out decoded.
-fn prove(server: &Server, mut devices: Devices) -> Result<()> {
+pub(crate) fn prove(server: &Server, mut devices: Devices) -> Result<()> {
     let registrar = Registrar::new(server)?;
     let info = registrar.info()?;
     let wanted = u64::from(devices.count);
@@ -123,4 +123,4 @@ const TARGETS: [(u32, f64, f64); 3] = [(1_000, 40.0, 0.1), (100_000, 150.0, 1.0)
 const BARE_SESSION_LEN: f64 = 44.0;
 const SETTLE: Duration = Duration::from_secs(3);
 /// Far beyond the target, so that a start that misses it is measured too.
-const START_MEASURED_DEADLINE: Duration = Duration::from_secs(180);
+pub(crate) const START_MEASURED_DEADLINE: Duration = Duration::from_secs(180);

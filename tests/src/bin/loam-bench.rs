@@ -15,7 +15,7 @@ use clap::Parser as _;
 
 use bench::options::{Arguments, Options};
 use bench::report::Report;
-use bench::{floor, joins, machine, shared_addr, sizes, traffic};
+use bench::{floor, joins, machine, recovery, shared_addr, sizes, traffic};
 
 fn main() -> ExitCode {
     match run() {
@@ -41,6 +41,7 @@ fn run() -> Result<bool> {
     section(&options, &mut report, &["joins"], joins::measure);
     section(&options, &mut report, &["shared"], shared_addr::measure);
     section(&options, &mut report, &["sizes"], sizes::measure);
+    section(&options, &mut report, &["recovery"], recovery::measure);
     report.write(&options.json)?;
     #[allow(clippy::print_stdout, reason = "the table is what the program is for")]
     {

@@ -77,6 +77,10 @@ struct State {
     orders: BTreeMap<u32, Order>,
     /// Whether an item is confirmed, once its id is known.
     confirmed: HashMap<String, bool>,
+    /// Items that have not ended.
+    open: BTreeSet<String>,
+    /// Orders of a device that have not ended when somebody looked last.
+    open_orders: BTreeMap<u64, Vec<u32>>,
     log: Log,
 }
 
@@ -198,7 +202,9 @@ impl Account {
     /// An item is about to be ordered; the call may be cut off.
     pub(crate) fn ordering(&self, number: u32, dev_eui: u64, confirmed: bool) {
         let order = Order { dev_eui, confirmed, id: None, counters: BTreeSet::new() };
-        self.state().orders.insert(number, order);
+        let mut state = self.state();
+        state.orders.insert(number, order);
+        state.open_orders.entry(dev_eui).or_default().push(number);
     }
 
     /// The call was refused: there is no such item.
@@ -219,24 +225,30 @@ impl Account {
         order.id = Some(id.to_owned());
         let confirmed = order.confirmed;
         state.confirmed.insert(id.to_owned(), confirmed);
+        state.look_at(id);
     }
 
     /// Items of a device that have not ended, as far as anybody was told.
     pub(crate) fn open_items(&self, dev_eui: u64) -> usize {
-        let state = self.state();
-        let open = |order: &&Order| {
-            order.dev_eui == dev_eui && order.id.as_ref().is_none_or(|id| !state.has_ended(id))
-        };
-        state.orders.values().filter(open).count()
+        let mut state = self.state();
+        let mut numbers = state.open_orders.remove(&dev_eui).unwrap_or_default();
+        numbers.retain(|number| match state.orders.get(number) {
+            Some(order) => order.id.as_ref().is_none_or(|id| !state.has_ended(id)),
+            None => false,
+        });
+        let count = numbers.len();
+        state.open_orders.insert(dev_eui, numbers);
+        count
     }
 
     /// Items somebody was told of that have not ended.
-    pub(crate) fn unfinished(&self) -> Vec<String> {
-        let state = self.state();
-        let known = state.orders.values().filter_map(|order| order.id.clone());
-        let told = state.log.items.keys().cloned();
-        let all: BTreeSet<String> = known.chain(told).collect();
-        all.into_iter().filter(|id| !state.has_ended(id)).collect()
+    pub(crate) fn unfinished(&self) -> BTreeSet<String> {
+        self.state().open.clone()
+    }
+
+    /// Whether the log says how an item ended.
+    pub(crate) fn has_ended(&self, id: &str) -> bool {
+        self.state().has_ended(id)
     }
 
     /// The last state of an item.
@@ -343,7 +355,16 @@ impl State {
         match self.log.ids.insert(event.id.clone(), print) {
             // A state that was written and perhaps not announced is announced again, under the same id.
             Some(before) if before == print && matches!(event.kind, Some(Kind::Downlink(_))) => return,
-            Some(_) => self.faults.push(format!("event id {} stands twice in the log", event.id)),
+            Some(_) => {
+                let told = match &event.kind {
+                    Some(Kind::Downlink(update)) => {
+                        self.log.items.get(&update.downlink_id).map(|told| story(told))
+                    }
+                    _ => None,
+                };
+                self.faults
+                    .push(format!("event id {} stands twice in the log: {event:?} after {told:?}", event.id));
+            }
             None => {}
         }
         match &event.kind {
@@ -397,6 +418,16 @@ impl State {
         if had_ended {
             let (id, told) = (&update.downlink_id, story(told));
             self.faults.push(format!("item {id} of {} went on after its end: {told}", event.dev_eui));
+        }
+        self.look_at(&update.downlink_id);
+    }
+
+    /// Something was learned of an item.
+    fn look_at(&mut self, id: &str) {
+        if self.has_ended(id) {
+            self.open.remove(id);
+        } else {
+            self.open.insert(id.to_owned());
         }
     }
 

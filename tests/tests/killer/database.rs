@@ -71,6 +71,12 @@ impl Books {
 
     async fn read_journal(&mut self, connection: &mut SqliteConnection, faults: &mut Vec<String>) {
         let query = "SELECT batch, first_seq, count, epoch, body FROM journal WHERE batch > ?1 ORDER BY batch";
+        let last =
+            sqlx::query_scalar::<_, Option<i64>>("SELECT max(batch) FROM journal").fetch_one(&mut *connection);
+        let last = last.await.expect("the journal").unwrap_or(0);
+        if last < self.last_batch {
+            faults.push(format!("the journal ends with row {last} and had row {}", self.last_batch));
+        }
         let rows = sqlx::query(query).bind(self.last_batch).fetch_all(connection).await.expect("the journal");
         for row in rows {
             let (batch, first_seq, count): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));

@@ -224,6 +224,11 @@ impl Air {
         air
     }
 
+    /// PUSH_ACKs that came.
+    pub(crate) fn push_acks(&self) -> u64 {
+        self.gateways.iter().map(|gateway| gateway.counts().push_acks.load(Ordering::Relaxed)).sum()
+    }
+
     pub(crate) fn weather(&self) -> Weather {
         self.weather
     }

@@ -3,8 +3,9 @@
 use loam_tests::Starting;
 use loam_tests::story::Stand;
 
+use crate::lives::died_at_point;
+use crate::no_core_files;
 use crate::plan::FIRST_START_ONLY;
-use crate::{died_at_point, no_core_files};
 
 /// Whatever a first start leaves behind, the next one makes good, and the key it hands out is the one that counts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

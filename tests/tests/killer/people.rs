@@ -240,7 +240,7 @@ pub(crate) async fn is_heard(client: Client, account: Arc<Account>, node: Arc<No
     let begun = Instant::now();
     loop {
         let id = order_one(&client, &account, &node).await;
-        while account.unfinished().contains(&id) {
+        while !account.has_ended(&id) {
             if begun.elapsed() > HEARD_PATIENCE {
                 return Err(format!("device {:x} does not hear: {}", node.dev_eui, account.story(&id)));
             }
@@ -420,7 +420,9 @@ fn complain(account: &Account, call: &str, status: &Status) {
         status.code(),
         Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::ResourceExhausted
     );
-    if !from_the_kill {
+    // A connection that ended in the middle of a call has another status, and a source.
+    let of_the_connection = std::error::Error::source(status).is_some();
+    if !from_the_kill && !of_the_connection {
         account.fault(format!("{call} was refused: {status:?}"));
     }
 }
