@@ -4,11 +4,12 @@
 #   make test    every test
 #   make check   format, lints, documentation, licences
 #   make bench   the figures, as ratios to the floor of this machine
+#   make fuzz    looks for inputs that break a rule, FUZZ_SECONDS for each target; needs a nightly compiler and cargo-fuzz
 
 CARGO ?= cargo
 SECONDS ?= 60
 
-.PHONY: demo test check bench setup build
+.PHONY: demo test check bench fuzz setup build
 
 demo: setup
 	$(CARGO) run --quiet --locked -p cli --bin loam -- demo --seconds $(SECONDS)
@@ -34,6 +35,10 @@ check: setup
 bench: setup
 	$(CARGO) build --release --locked -p cli --bin loam -p tests --bin loam-bench
 	target/release/loam-bench --loam target/release/loam --json target/bench.json
+
+# `make test` runs the same functions over the inputs that were found and kept.
+fuzz: setup
+	fuzz/run
 
 # A Rust toolchain is the one thing loam cannot install for you; a C compiler it can.
 setup:

@@ -9,6 +9,9 @@ mod command;
 mod config;
 mod demo;
 mod exit;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod input;
 mod output;
 mod serve;
@@ -24,7 +27,8 @@ use config::Origin;
 use exit::{Exit, Failure};
 use output::Output;
 
-fn main() -> ExitCode {
+/// Does what the command line says; the binary is this and nothing else.
+pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

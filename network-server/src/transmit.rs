@@ -121,7 +121,7 @@ impl Transmitter {
         };
         let request = TxRequest {
             gateway,
-            when: TxTime::Tmst(copy.tmst_us.wrapping_add(u32::from(window.delay_s) * 1_000_000)),
+            when: TxTime::Tmst(opens_at_us(copy.tmst_us, window.delay_s)),
             freq: window.freq,
             modulation: window.modulation,
             eirp_dbm: limits.max_eirp.value(),
@@ -198,6 +198,11 @@ impl Transmitter {
     }
 }
 
+/// When a window opens on the counter of the gateway that heard the uplink, which runs modulo 2^32 µs.
+fn opens_at_us(tmst_us: u32, delay_s: u8) -> u32 {
+    tmst_us.wrapping_add(u32::from(delay_s) * 1_000_000)
+}
+
 /// The copies of an uplink, the best way back first: gateways with a downlink path, then by signal.
 pub(crate) fn best_first(copies: &mut [GatewayUplink], gateways: &Gateways) {
     copies.sort_by(by_signal);
@@ -208,4 +213,23 @@ pub(crate) fn best_first(copies: &mut [GatewayUplink], gateways: &Gateways) {
 pub(crate) fn by_signal(one: &GatewayUplink, other: &GatewayUplink) -> Ordering {
     let snr = |uplink: &GatewayUplink| uplink.snr_db.unwrap_or(f32::MIN);
     snr(other).total_cmp(&snr(one)).then_with(|| other.rssi_dbm.total_cmp(&one.rssi_dbm))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// TIMING: a counter that rolls over between uplink and window costs no microsecond.
+        #[test]
+        fn a_window_opens_its_delay_after_the_uplink_wherever_the_counter_stands(
+            tmst_us in prop_oneof![any::<u32>(), u32::MAX - 20_000_000..=u32::MAX], delay_s in 1_u8..=16,
+        ) {
+            let opens_us = opens_at_us(tmst_us, delay_s);
+            let apart_us = (u64::from(opens_us) + (1 << 32) - u64::from(tmst_us)) % (1 << 32);
+            prop_assert_eq!(apart_us, u64::from(delay_s) * 1_000_000);
+        }
+    }
 }

@@ -15,6 +15,9 @@ mod checkpoint;
 mod db;
 mod error;
 mod files;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod housekeeping;
 mod job;
 mod join;

@@ -146,9 +146,9 @@ async fn seek_time(connection: &mut sqlx::SqliteConnection, at_us: i64) -> Resul
 
 /// The records of a journal row; the deltas are skipped unread.
 #[derive(Clone, PartialEq, Message)]
-struct RecordsOnly {
+pub(crate) struct RecordsOnly {
     #[prost(message, repeated, tag = "1")]
-    records: Vec<Record>,
+    pub(crate) records: Vec<Record>,
 }
 
 /// The row that holds a sequence and those behind it, a few at a time so that no read lasts long.

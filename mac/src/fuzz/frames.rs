@@ -135,10 +135,7 @@ pub fn join_accept(phy: &[u8]) {
     assert_eq!(again.accept, accept);
     assert!(again.verify(&AcceptMic::Plain(&ROOT_KEY)));
     let read = reference::read_join_accept(&made, &AppKey::new(ROOT_KEY), DevNonce::new(1));
-    assert_eq!(
-        read.map(|read| (read.join_nonce, read.dev_addr)),
-        Some((accept.join_nonce, accept.dev_addr))
-    );
+    assert_eq!(read.map(|read| (read.join_nonce, read.dev_addr)), Some((accept.join_nonce, accept.dev_addr)));
     let js_int_key = JsIntKey::new(ROOT_KEY);
     let opt_neg = AcceptMic::OptNeg {
         key: &js_int_key,

@@ -11,9 +11,7 @@ use crate::phy::{DownFrame, Frame, UplinkFrame, parse_downlink, parse_uplink};
 use crate::region::{Channel, DataRate, RegionId};
 use crate::session::{AbpParams, OtaaParams, Profile, Session};
 use crate::units::Timestamp;
-use crate::uplink::{
-    PortUse, QueueHint, RadioContext, Reply, Step, apply, apply_repeat, port_use,
-};
+use crate::uplink::{PortUse, QueueHint, RadioContext, Reply, Step, apply, apply_repeat, port_use};
 use crate::verify::{Candidate, Outcome, Proof, SentWith, verify};
 use crate::version::{MacVersion, RegionalRevision};
 
@@ -127,11 +125,8 @@ impl World {
         }
         profile.check().ok()?;
         let keys = keys(version.is_1_1());
-        let (fcnt_up, fcnt_down) = if late_counters {
-            (Some(FCntUp::new(u32::MAX - 8)), u32::MAX - 5)
-        } else {
-            (None, 0)
-        };
+        let (fcnt_up, fcnt_down) =
+            if late_counters { (Some(FCntUp::new(u32::MAX - 8)), u32::MAX - 5) } else { (None, 0) };
         let now = Timestamp::from_us(START_US);
         let mut session = if otaa {
             let settings = profile.join_settings();
@@ -184,7 +179,11 @@ impl World {
         let before = (self.session.pack(), self.session.fcnt_up);
         let counters = (self.session.n_fcnt_down, self.session.a_fcnt_down);
         let Some(proof) = self.verified(&phy, &sent.radio) else {
-            assert_eq!((self.session.pack(), self.session.fcnt_up), before, "an unproven frame changed something");
+            assert_eq!(
+                (self.session.pack(), self.session.fcnt_up),
+                before,
+                "an unproven frame changed something"
+            );
             return;
         };
         let uplink = proof.open(&phy).expect("a proof opens its own frame");
@@ -269,11 +268,8 @@ impl World {
             f_port,
             frm_payload,
         };
-        let context = UplinkMicContext11 {
-            conf_fcnt: session.conf_fcnt(),
-            tx_dr: dr.value(),
-            tx_ch: channel.index,
-        };
+        let context =
+            UplinkMicContext11 { conf_fcnt: session.conf_fcnt(), tx_dr: dr.value(), tx_ch: channel.index };
         let phy = frame.seal(&session.keys, version_1_1.then_some(context)).expect("the parts fit a frame");
         let radio = RadioContext {
             freq: channel.freq,
@@ -339,7 +335,10 @@ impl World {
         for built in alone.iter().chain(&with_payload) {
             let Some(DownFrame::Data(frame)) = parse_downlink(&built.phy) else { panic!("no frame was built") };
             let conf_fcnt = if plan.version_1_1 && plan.ack { plan.answering.wire().value() } else { 0 };
-            assert!(frame.verify(&keys.s_nwk_s_int, conf_fcnt, built.fcnt_down), "the device refuses the answer");
+            assert!(
+                frame.verify(&keys.s_nwk_s_int, conf_fcnt, built.fcnt_down),
+                "the device refuses the answer"
+            );
             let fopts = if plan.version_1_1 {
                 frame.open_fopts(&keys.nwk_s_enc, built.fcnt_down)
             } else {
@@ -370,7 +369,9 @@ impl World {
             match command.expect("the network's own commands can be read") {
                 DownlinkCommand::NewChannelReq(req) => {
                     assert!(region.supports_new_channel());
-                    assert!(req.freq.hz(region.freq_unit_hz()).is_none_or(|freq| region.accepts_frequency(freq)));
+                    assert!(
+                        req.freq.hz(region.freq_unit_hz()).is_none_or(|freq| region.accepts_frequency(freq))
+                    );
                 }
                 DownlinkCommand::RxParamSetupReq(req) => {
                     assert!(req.rx1_dr_offset <= region.rx1_dr_offset_max(revision));
@@ -410,7 +411,13 @@ impl World {
 fn delivers(step: &Step, sent: &Sent) {
     let plain = step.app_payload.as_ref().map(|app| {
         let mut bytes = sent.phy.get(app.bytes.clone()).expect("within the frame").to_vec();
-        crypto::crypt_frm_payload(&APP_S_KEY, Direction::Up, dev_addr_of(&sent.phy), sent.fcnt.value(), &mut bytes);
+        crypto::crypt_frm_payload(
+            &APP_S_KEY,
+            Direction::Up,
+            dev_addr_of(&sent.phy),
+            sent.fcnt.value(),
+            &mut bytes,
+        );
         (app.f_port, bytes)
     });
     assert_eq!(plain, sent.app);

@@ -309,7 +309,8 @@ impl Reader<'_> {
     /// A byte that no session has outside these bounds: nothing that follows from the state may have to doubt it.
     fn within(&mut self, bounds: RangeInclusive<u8>) -> Result<u8, StateError> {
         let at = self.at;
-        self.u8().and_then(|byte| if bounds.contains(&byte) { Ok(byte) } else { Err(StateError::Damaged { at }) })
+        self.u8()
+            .and_then(|byte| if bounds.contains(&byte) { Ok(byte) } else { Err(StateError::Damaged { at }) })
     }
 
     fn optional(&mut self, bounds: RangeInclusive<u8>) -> Result<Option<u8>, StateError> {

@@ -58,9 +58,13 @@ fn every_data_rate_of_every_region_has_an_airtime() {
         for number in 1..=12 {
             let revision = RegionalRevision::from_number(number).unwrap();
             for dr in (0..=15).map(mac::region::DataRate::new) {
-                let rates = [region(*id).modulation_up(dr, revision), region(*id).modulation_down(dr, revision)];
+                let rates =
+                    [region(*id).modulation_up(dr, revision), region(*id).modulation_down(dr, revision)];
                 for modulation in rates.into_iter().flatten() {
-                    assert!(airtime_us(modulation, CodingRate::Cr4_5, 255, true).is_some(), "{id} {dr} {modulation:?}");
+                    assert!(
+                        airtime_us(modulation, CodingRate::Cr4_5, 255, true).is_some(),
+                        "{id} {dr} {modulation:?}"
+                    );
                 }
             }
         }

@@ -3,12 +3,47 @@ use proptest::prelude::*;
 
 /// Identifiers of the commands of each direction (TS001-1.1 §5, TS001-1.0.4 §5) with the lengths of their payloads.
 const UP: &[(u8, usize)] = &[
-    (0x01, 1), (0x02, 0), (0x03, 1), (0x04, 0), (0x05, 1), (0x06, 2), (0x07, 1), (0x08, 0), (0x09, 0), (0x0a, 1),
-    (0x0b, 1), (0x0c, 0), (0x0d, 0), (0x0f, 1), (0x10, 1), (0x11, 1), (0x12, 0), (0x13, 1), (0x20, 1),
+    (0x01, 1),
+    (0x02, 0),
+    (0x03, 1),
+    (0x04, 0),
+    (0x05, 1),
+    (0x06, 2),
+    (0x07, 1),
+    (0x08, 0),
+    (0x09, 0),
+    (0x0a, 1),
+    (0x0b, 1),
+    (0x0c, 0),
+    (0x0d, 0),
+    (0x0f, 1),
+    (0x10, 1),
+    (0x11, 1),
+    (0x12, 0),
+    (0x13, 1),
+    (0x20, 1),
 ];
 const DOWN: &[(u8, usize)] = &[
-    (0x01, 1), (0x02, 2), (0x03, 4), (0x04, 1), (0x05, 4), (0x06, 0), (0x07, 5), (0x08, 1), (0x09, 1), (0x0a, 4),
-    (0x0b, 1), (0x0c, 1), (0x0d, 5), (0x0e, 2), (0x0f, 1), (0x10, 0), (0x11, 4), (0x12, 3), (0x13, 3), (0x20, 1),
+    (0x01, 1),
+    (0x02, 2),
+    (0x03, 4),
+    (0x04, 1),
+    (0x05, 4),
+    (0x06, 0),
+    (0x07, 5),
+    (0x08, 1),
+    (0x09, 1),
+    (0x0a, 4),
+    (0x0b, 1),
+    (0x0c, 1),
+    (0x0d, 5),
+    (0x0e, 2),
+    (0x0f, 1),
+    (0x10, 0),
+    (0x11, 4),
+    (0x12, 3),
+    (0x13, 3),
+    (0x20, 1),
 ];
 
 /// A sequence of commands as a peer may send it, reserved bits and all.
@@ -87,7 +122,15 @@ fn every_identifier_is_known_or_refused() {
         let unknown = Some(Err(CommandError::Unknown { cid }));
         let known_up = UP.iter().any(|(known, _)| *known == cid);
         let known_down = DOWN.iter().any(|(known, _)| *known == cid);
-        assert_eq!(UplinkCommands::new(&bytes).next().map(|r| r.map(|c| c.cid())) == unknown, !known_up, "{cid:#x}");
-        assert_eq!(DownlinkCommands::new(&bytes).next().map(|r| r.map(|c| c.cid())) == unknown, !known_down, "{cid:#x}");
+        assert_eq!(
+            UplinkCommands::new(&bytes).next().map(|r| r.map(|c| c.cid())) == unknown,
+            !known_up,
+            "{cid:#x}"
+        );
+        assert_eq!(
+            DownlinkCommands::new(&bytes).next().map(|r| r.map(|c| c.cid())) == unknown,
+            !known_down,
+            "{cid:#x}"
+        );
     }
 }

@@ -63,7 +63,10 @@ fn run(copies: &[Copy]) -> Seen {
             let FrameId::Data { fcnt, .. } = closed.frame else { panic!("only data frames came") };
             let frame = u8::try_from(fcnt.value()).unwrap();
             assert!(!closed.repeat, "a copy was taken for a repetition");
-            assert!(seen.windows.insert(frame, closed.receptions.into_iter().collect()).is_none(), "two events of one frame");
+            assert!(
+                seen.windows.insert(frame, closed.receptions.into_iter().collect()).is_none(),
+                "two events of one frame"
+            );
         }
     };
     for copy in copies {

@@ -15,8 +15,12 @@ use proptest::prelude::*;
 
 /// Counters near the edges of the low half and of the whole.
 fn counters() -> impl Strategy<Value = u32> {
-    let edge = (prop::sample::select(vec![0_u32, 0x0001_0000, 0x0002_0000, 0x8000_0000, 0xffff_0000, u32::MAX]), -40_i64..40);
-    let near_an_edge = edge.prop_map(|(edge, off)| u32::try_from((i64::from(edge) + off).clamp(0, i64::from(u32::MAX))).unwrap());
+    let edge = (
+        prop::sample::select(vec![0_u32, 0x0001_0000, 0x0002_0000, 0x8000_0000, 0xffff_0000, u32::MAX]),
+        -40_i64..40,
+    );
+    let near_an_edge = edge
+        .prop_map(|(edge, off)| u32::try_from((i64::from(edge) + off).clamp(0, i64::from(u32::MAX))).unwrap());
     prop_oneof![3 => near_an_edge, 1 => any::<u32>()]
 }
 
@@ -24,7 +28,10 @@ fn counters() -> impl Strategy<Value = u32> {
 fn looked_up(wire: u16, last: Option<u32>) -> Option<u32> {
     let last = last.unwrap_or(0);
     let epochs = u64::from(last) >> 16..=(u64::from(last) >> 16) + 1;
-    epochs.map(|epoch| epoch << 16 | u64::from(wire)).find(|full| *full >= u64::from(last)).and_then(|full| u32::try_from(full).ok())
+    epochs
+        .map(|epoch| epoch << 16 | u64::from(wire))
+        .find(|full| *full >= u64::from(last))
+        .and_then(|full| u32::try_from(full).ok())
 }
 
 proptest! {
@@ -133,8 +140,11 @@ fn sent_frames() -> impl Strategy<Value = SentFrame> {
         2 => (1_u32..70_000).prop_map(Step::Behind),
         2 => Just(Step::Same),
     ];
-    (step, prop::bool::weighted(0.1), any::<bool>())
-        .prop_map(|(step, forged, confirmed)| SentFrame { step, forged, confirmed })
+    (step, prop::bool::weighted(0.1), any::<bool>()).prop_map(|(step, forged, confirmed)| SentFrame {
+        step,
+        forged,
+        confirmed,
+    })
 }
 
 impl SentFrame {
@@ -153,8 +163,10 @@ impl SentFrame {
             f_port: Some(2),
             frm_payload: fcnt.to_be_bytes().to_vec(),
         };
-        let context = mac::crypto::UplinkMicContext11 { conf_fcnt: session.conf_fcnt(), tx_dr: DR.value(), tx_ch: 0 };
-        let keys = if self.forged { NetworkKeys::from_nwk_s_key(&Key::new([9; 16])) } else { session.keys.clone() };
+        let context =
+            mac::crypto::UplinkMicContext11 { conf_fcnt: session.conf_fcnt(), tx_dr: DR.value(), tx_ch: 0 };
+        let keys =
+            if self.forged { NetworkKeys::from_nwk_s_key(&Key::new([9; 16])) } else { session.keys.clone() };
         frame.seal(&keys, session.version.is_1_1().then_some(context)).unwrap()
     }
 }

@@ -8,6 +8,8 @@
 //! and never reaches a device's state before a MIC holds.
 
 mod batch;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod gwmp;
 mod lenient;
 mod limit;
@@ -21,6 +23,8 @@ mod txpk;
 mod udp;
 mod unseen;
 
+#[cfg(test)]
+mod round_trips;
 #[cfg(test)]
 mod udp_tests;
 

@@ -15,7 +15,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::batch::{Batch, Replies, Reply};
+use super::batch::{Batch, Replies, Reply, Sent};
 use super::gwmp::{Header, PacketKind};
 use super::limit::{Bucket, RateLimit};
 use super::push_data::{self, Part};
@@ -92,22 +92,16 @@ pub fn start(
     server.gateways.lock().open();
     for (index, socket) in sockets.into_iter().enumerate() {
         let mut receiver = Receiver {
-            socket,
             runs_timers: index == 0,
-            gateways: Arc::clone(&server.gateways),
-            ingress: Arc::clone(&ingress),
             clock: Arc::clone(&server.clock),
             counters: Arc::clone(&server.counters),
             stopping: Arc::clone(&server.stopping),
-            told: Bucket::default(),
-            untold: [0; DropReason::COUNT],
-            pushes: Vec::new(),
-            counts: Vec::new(),
+            ..Receiver::new(Arc::clone(&server.gateways), Arc::clone(&ingress))
         };
         // An error on the way drops `server`, which stops the threads that run already.
         let thread = std::thread::Builder::new()
             .name(format!("gateways-{index}"))
-            .spawn(move || receiver.run())
+            .spawn(move || receiver.run(&socket))
             .map_err(failed)?;
         server.threads.lock().push(thread);
     }
@@ -280,9 +274,8 @@ fn ask_for_buffer(socket: &Socket, asked_bytes: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// One thread and its socket.
-struct Receiver {
-    socket: UdpSocket,
+/// What one thread does with the datagrams of its socket.
+pub(super) struct Receiver {
     runs_timers: bool,
     gateways: Arc<Gateways>,
     ingress: Arc<dyn Ingress>,
@@ -299,18 +292,34 @@ struct Receiver {
 }
 
 impl Receiver {
-    fn run(&mut self) {
+    /// A receiver whose clock stands still.
+    pub(super) fn new(gateways: Arc<Gateways>, ingress: Arc<dyn Ingress>) -> Self {
+        Self {
+            runs_timers: false,
+            gateways,
+            ingress,
+            clock: Arc::new(Default::default),
+            counters: Arc::default(),
+            stopping: Arc::default(),
+            told: Bucket::default(),
+            untold: [0; DropReason::COUNT],
+            pushes: Vec::new(),
+            counts: Vec::new(),
+        }
+    }
+
+    fn run(&mut self, socket: &UdpSocket) {
         let mut batch = Batch::new();
         let mut replies = Replies::new();
         while !self.stopping.load(Ordering::Relaxed) {
             let (asked_at, _) = (self.clock)();
-            if let Err(error) = batch.receive(&self.socket) {
+            if let Err(error) = batch.receive(socket) {
                 tracing::error!(%error, "the gateways' socket cannot be read");
                 std::thread::sleep(ERROR_PAUSE);
             }
             let (now, at) = (self.clock)();
             if !batch.is_empty() {
-                self.handle(&batch, &mut replies, now, at);
+                self.handle(&batch, &mut replies, now, at, |replies| replies.send(socket));
             }
             if self.runs_timers && self.gateways.poll_timeout().is_some_and(|due| due <= now) {
                 for event in self.gateways.handle_timeout(now) {
@@ -326,7 +335,15 @@ impl Receiver {
         }
     }
 
-    fn handle(&mut self, batch: &Batch, replies: &mut Replies, now: Mono, at: Timestamp) {
+    /// Acknowledges the datagrams of a batch with `send`, then reads them.
+    pub(super) fn handle(
+        &mut self,
+        batch: &Batch,
+        replies: &mut Replies,
+        now: Mono,
+        at: Timestamp,
+        send: impl FnOnce(&mut Replies) -> Sent,
+    ) {
         Counters::add(&self.counters.datagrams, batch.len() as u64);
         let full = self.ingress.is_full();
         let withheld = full || !self.ingress.ready();
@@ -381,7 +398,7 @@ impl Receiver {
         }
         drop(registry);
         Counters::add(&self.counters.push_ack_withheld, withheld_count);
-        let outcome = replies.send(&self.socket);
+        let outcome = send(replies);
         Counters::add(&self.counters.acknowledgements_sent, outcome.sent);
         Counters::add(&self.counters.acknowledgements_failed, outcome.failed);
 
