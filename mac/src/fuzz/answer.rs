@@ -71,7 +71,10 @@ pub(super) fn asks_for_nothing_forbidden(profile: &Profile, plan: &DownlinkPlan)
             DownlinkCommand::RxTimingSetupReq(req) => assert!((1..=15).contains(&req.rx1_delay_s())),
             DownlinkCommand::LinkAdrReq(req) => {
                 assert!(has_rate(req.data_rate) || req.data_rate.value() == KEEP, "{req:?}");
-                assert!(region.tx_power_dbm(req.tx_power, revision).is_some() || req.tx_power == KEEP, "{req:?}");
+                assert!(
+                    region.tx_power_dbm(req.tx_power, revision).is_some() || req.tx_power == KEEP,
+                    "{req:?}"
+                );
             }
             DownlinkCommand::TxParamSetupReq(_) => assert!(region.supports_tx_param_setup(revision)),
             DownlinkCommand::AdrParamSetupReq(_)
