@@ -73,8 +73,16 @@ impl Config {
         if roles.iter().enumerate().any(|(i, role)| roles.iter().take(i).any(|other| other == role)) {
             problem("server.roles", "a role is named twice");
         }
-        if self.server.data_dir.as_os_str().is_empty() {
-            problem("server.data_dir", "the path is empty");
+        let paths = [
+            ("server.data_dir", Some(&self.server.data_dir)),
+            ("api.tls_cert", self.api.tls_cert.as_ref()),
+            ("api.tls_key", self.api.tls_key.as_ref()),
+            ("internal.token_file", self.internal.token_file.as_ref()),
+        ];
+        for (key, path) in paths {
+            if path.is_some_and(|path| path.as_os_str().is_empty()) {
+                problem(key, "the path is empty");
+            }
         }
         if let Err(message) = check_log_level(&self.server.log_level) {
             problem("server.log_level", &message);
@@ -312,6 +320,9 @@ mod tests {
             ("[store]\nretention_days = -1", "store.retention_days", "-1"),
             ("[internal]\njoin_url = \"user:secret@host\"", "internal.join_url", "http://10.0.0.2:8081"),
             ("[join]\nkek_label = \"\"", "join.kek_label", "1 to 64"),
+            ("[server]\ndata_dir = \"\"", "server.data_dir", "the path is empty"),
+            ("[api]\ntls_cert = \"\"", "api.tls_cert", "the path is empty"),
+            ("[internal]\ntoken_file = \"\"", "internal.token_file", "the path is empty"),
         ] {
             let error = load(file, &[]).unwrap_err();
             assert!(error.contains(key) && error.contains(part), "{file}\n---\n{error}");
