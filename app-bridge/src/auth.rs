@@ -72,6 +72,7 @@ impl Auth {
         ));
         // The file first: a key that nobody has is worth nothing, a file whose key is not known yet is made again.
         write_private(path, token.as_bytes()).map_err(failed)?;
+        seam::crash_point("bridge.admin_key.file_written");
         let hash = hash_of(&token);
         tables.put_api_key(ApiKeyRow { name: ADMIN_KEY_ID.to_owned(), hash, created_at_us: now_us }).await?;
         self.hashes.write().insert(ADMIN_KEY_ID.to_owned(), hash);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use proto::v1;
+use seam::{Bug, planted};
 use store::BridgeTables;
 use tonic::Status;
 
@@ -40,6 +41,7 @@ impl Consumers {
     pub(crate) async fn introduce(&self, name: &str, position: u64) -> Result<(), Status> {
         self.refuse_too_many().await?;
         self.tables.acknowledge(name, position, NEVER).await.map_err(BridgeError::from)?;
+        seam::crash_point("bridge.consumer.introduced");
         Ok(())
     }
 
@@ -60,7 +62,13 @@ impl Consumers {
         if self.position(name).await?.is_none() {
             return Err(unknown(name));
         }
+        if planted(Bug::ConsumerPositionInMemory) {
+            let (tables, name) = (self.tables.clone(), name.to_owned());
+            tokio::spawn(async move { tables.acknowledge(&name, position, at_us).await });
+            return Ok(());
+        }
         self.tables.acknowledge(name, position, at_us).await.map_err(BridgeError::from)?;
+        seam::crash_point("bridge.consumer.acknowledged");
         Ok(())
     }
 

@@ -9,8 +9,9 @@ use mac::ids::DevAddr;
 use mac::keys::AppSKey;
 use prost::Message;
 use proto::internal::{self as pb, record};
+use proto::mark::Mark;
 use proto::v1;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::clock::now_us;
@@ -52,7 +53,7 @@ pub(crate) struct Decoder {
     pub(crate) keys: Arc<Keys>,
     pub(crate) codecs: CodecPool,
     /// The sequence up to which the keys in the log are stored.
-    pub(crate) followed: watch::Receiver<u64>,
+    pub(crate) followed: Mark,
     /// Where records of what happened here go. A full queue loses one, and says so.
     pub(crate) notes: mpsc::Sender<pb::Record>,
     pub(crate) metrics: Arc<Metrics>,
@@ -148,16 +149,12 @@ impl Decoder {
     /// Waits until everything the log tells about keys up to a sequence is stored. A stream does not go past it: an event
     /// delivered raw by mistake would be acknowledged raw.
     async fn wait_for_follower(&self, seq: u64) {
-        let mut followed = self.followed.clone();
         loop {
-            match tokio::time::timeout(FOLLOWER_PATIENCE, followed.wait_for(|&position| position >= seq)).await
-            {
-                // A follower that ended for good brings no keys any more.
-                Ok(Ok(_) | Err(_)) => return,
-                Err(_) => {
-                    tracing::warn!(seq, "session keys in the event log are not stored yet; a stream waits")
-                }
+            let followed = self.followed.wait_for(|position| position >= seq);
+            if tokio::time::timeout(FOLLOWER_PATIENCE, followed).await.is_ok() {
+                return;
             }
+            tracing::warn!(seq, "session keys in the event log are not stored yet; a stream waits");
         }
     }
 

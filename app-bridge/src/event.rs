@@ -161,19 +161,18 @@ fn downlink(record: &pb::DownlinkRecord) -> v1::DownlinkUpdate {
 }
 
 fn downlink_id(record: &pb::Record, downlink: &pb::DownlinkRecord) -> String {
-    let mut id = if downlink.item_id.is_empty() {
-        // A downlink of the network's own: its counter names it, or its time when it never had one.
-        if downlink.fcnt_down.is_none() {
-            time_id(record.dev_eui, record.at_us, "")
-        } else {
-            hex(downlink.session_id, 16)
-        }
-    } else {
-        downlink.item_id.clone()
-    };
+    let mut id = downlink.item_id.clone();
     if let Some(fcnt_down) = downlink.fcnt_down {
+        // A counter names a frame only together with its session: an item may leave again in the next one.
+        if !id.is_empty() {
+            id.push('-');
+        }
+        push_hex(&mut id, downlink.session_id, 16);
         id.push('-');
         push_hex(&mut id, u64::from(fcnt_down), 8);
+    } else if id.is_empty() {
+        // A downlink of the network's own that never had a counter: its time names it.
+        id = time_id(record.dev_eui, record.at_us, "");
     }
     id.push_str("-dn");
     push_hex(&mut id, u64::from(downlink.state), 2);
@@ -291,19 +290,22 @@ mod tests {
 
     #[test]
     fn a_retried_downlink_has_an_event_of_its_own_for_each_attempt() {
-        let sent = |fcnt_down| {
+        let sent = |session_id, fcnt_down| {
             record(
                 1,
                 record::Kind::Downlink(pb::DownlinkRecord {
                     item_id: "item".to_owned(),
                     state: v1::DownlinkState::Sent as u32,
                     fcnt_down: Some(fcnt_down),
+                    session_id,
                     ..pb::DownlinkRecord::default()
                 }),
             )
         };
-        assert_eq!(id_of(&sent(4)), "item-00000004-dn03");
-        assert_ne!(id_of(&sent(4)), id_of(&sent(5)));
+        assert_eq!(id_of(&sent(0xabc, 4)), "item-0000000000000abc-00000004-dn03");
+        assert_ne!(id_of(&sent(0xabc, 4)), id_of(&sent(0xabc, 5)));
+        // The device joined in between, and counters began anew.
+        assert_ne!(id_of(&sent(0xabc, 4)), id_of(&sent(0xdef, 4)));
     }
 
     #[test]

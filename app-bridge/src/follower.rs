@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::internal::{self as pb, record};
+use proto::mark::Mark;
 use proto::port::LogPage;
+use seam::{Bug, planted};
 use store::{AppSessionRow, BridgeTables, Followed};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -35,17 +36,17 @@ pub(crate) struct Follower {
     pub(crate) keys: Arc<Keys>,
     pub(crate) queue: Arc<Queue>,
     /// Where the position is told.
-    pub(crate) followed: watch::Sender<u64>,
+    pub(crate) followed: Mark,
     pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Follower {
     /// Follows until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut stored = (*self.followed.borrow(), Instant::now());
+        let mut stored = (self.followed.position(), Instant::now());
         stop.run_until_cancelled(self.follow(&mut stored)).await;
         // What was followed is followed again after a start where this fails.
-        let position = *self.followed.borrow();
+        let position = self.followed.position();
         if position > stored.0 {
             let _ = self.tables.follow(position, Vec::new()).await;
         }
@@ -55,7 +56,7 @@ impl Follower {
         let mut away = false;
         let mut behind = false;
         loop {
-            let position = *self.followed.borrow();
+            let position = self.followed.position();
             let page = match self.log.read(position, PAGE_RECORDS, READ_WAIT_MS).await {
                 Ok(page) => page,
                 Err(error) => {
@@ -87,7 +88,7 @@ impl Follower {
                     to = follows - 1,
                     "events were removed before they were followed; keys of devices that joined in them are missing"
                 );
-                self.followed.send_replace(follows - 1);
+                self.followed.move_to(follows - 1);
                 continue;
             }
             while let Err(error) = self.apply(&page, stored).await {
@@ -114,6 +115,10 @@ impl Follower {
         let mut changes: Vec<Followed> = sessions.into_iter().map(Followed::AppSession).collect();
         changes.append(&mut plan.changes);
         if !changes.is_empty() || last - stored.0 >= IDLE_RECORDS || stored.1.elapsed() >= IDLE_TIME {
+            if planted(Bug::FollowWithoutState) {
+                changes.clear();
+            }
+            seam::crash_point("bridge.follow.before_write");
             if !self.tables.follow(last, changes).await? {
                 tracing::error!(
                     position = last,
@@ -121,9 +126,10 @@ impl Follower {
                 );
             }
             *stored = (last, Instant::now());
+            seam::crash_point("bridge.follow.written");
         }
         self.queue.settle(plan, guards);
-        self.followed.send_replace(last);
+        self.followed.move_to(last);
         Ok(())
     }
 

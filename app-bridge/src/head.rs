@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use proto::mark::Mark;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::decode::{Chunk, Decoder};
@@ -24,8 +25,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// The shared decoder of the log's head.
 pub(crate) struct Head {
     ring: Mutex<Ring>,
-    /// Rises whenever the ring changes.
-    moved: watch::Sender<u64>,
+    /// Counts the changes of the ring.
+    moved: Mark,
     watched: Notify,
     bytes_max: usize,
 }
@@ -73,7 +74,7 @@ impl Drop for Seat {
 impl Head {
     /// A ring of at most `bytes_max` bytes of messages (and always the newest chunk).
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { ring: Mutex::default(), moved: watch::Sender::new(0), watched: Notify::new(), bytes_max }
+        Self { ring: Mutex::default(), moved: Mark::at(0), watched: Notify::new(), bytes_max }
     }
 
     /// Takes a seat. The first one sets where the decoder starts.
@@ -99,9 +100,9 @@ impl Head {
         ring.chunks.get(index).map_or(Next::AtEnd, |chunk| Next::Chunk(Arc::clone(chunk)))
     }
 
-    /// Tells of every change of the ring.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
-        self.moved.subscribe()
+    /// Counts the changes of the ring.
+    pub(crate) fn moved(&self) -> &Mark {
+        &self.moved
     }
 
     /// Watchers at the head.
@@ -172,7 +173,7 @@ impl Head {
             }
         }
         drop(ring);
-        self.moved.send_modify(|count| *count = count.wrapping_add(1));
+        self.moved.move_to(self.moved.position().wrapping_add(1));
     }
 
     fn skip_to(&self, epoch: u64, position: u64) {
@@ -185,7 +186,7 @@ impl Head {
         ring.start = position;
         ring.end = position;
         drop(ring);
-        self.moved.send_modify(|count| *count = count.wrapping_add(1));
+        self.moved.move_to(self.moved.position().wrapping_add(1));
     }
 }
 

@@ -6,6 +6,7 @@ use aes_kw::KwAes128;
 use aes_kw::cipher::KeyInit;
 use mac::keys::AppSKey;
 use parking_lot::Mutex;
+use seam::{Bug, planted};
 use store::{AppSessionRow, BridgeTables, Sealer};
 use zeroize::Zeroizing;
 
@@ -41,6 +42,14 @@ impl Keys {
         &self,
         session_ids: &[u64],
     ) -> Result<Vec<Option<Arc<AppSKey>>>, BridgeError> {
+        let last = session_ids.last().copied();
+        let all_alike: Vec<u64>;
+        let session_ids = if planted(Bug::KeyOfAnotherSession) {
+            all_alike = session_ids.iter().filter_map(|_| last).collect();
+            &all_alike
+        } else {
+            session_ids
+        };
         let (mut found, version) = {
             let mut open = self.open.lock();
             let found: Vec<_> = session_ids.iter().map(|&session_id| open.find(session_id)).collect();
@@ -120,7 +129,7 @@ pub(crate) mod tests {
         KwAes128::new(&TRANSPORT_KEK.into()).wrap_key(key, &mut buffer).unwrap().to_vec()
     }
 
-    /// AS-001.
+    /// AS-001, CRYPTO-023.
     #[tokio::test]
     async fn a_key_is_wrapped_on_its_way_and_sealed_at_rest() {
         let store = store::Store::open(store::Location::Memory, store::StoreOptions::default()).await.unwrap();

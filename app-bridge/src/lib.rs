@@ -44,18 +44,29 @@ mod watch;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use proto::mark::Mark;
 use proto::port::{JoinPort, NetworkPort, PayloadPort};
+use proto::v1::application_service_server::ApplicationService;
+use proto::v1::codec_service_server::CodecService;
+use proto::v1::device_service_server::DeviceService;
+use proto::v1::downlink_service_server::DownlinkService;
+use proto::v1::event_service_server::EventService;
+use proto::v1::gateway_service_server::GatewayService;
+use proto::v1::profile_service_server::ProfileService;
 use store::{BridgeTables, Sealer};
-use tokio::sync::{mpsc, watch as watch_channel};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use api::event::EventStream;
 pub use api::system::Backup;
 pub use error::BridgeError;
 pub use grpc::{PayloadGate, RemoteNetwork, payload_service};
 
+use api::event::EventGate;
 use api::provision::Provisioner;
 use auth::Auth;
 use codec::CodecPool;
@@ -77,6 +88,8 @@ pub struct Config {
     pub codec_threads: usize,
     /// What one call of a codec may use.
     pub codec_limits: codec::Limits,
+    /// What runs scripts.
+    pub interpreter: codec::Interpreter,
     /// Encoded events kept for watchers at the head of the log, bytes.
     pub head_ring_bytes: usize,
     /// Streams open at a time, at most; one more is refused with `RESOURCE_EXHAUSTED`.
@@ -100,6 +113,7 @@ impl Default for Config {
         Self {
             codec_threads: 1,
             codec_limits: codec::Limits::default(),
+            interpreter: codec::Interpreter::default(),
             head_ring_bytes: 2 * 1024 * 1024,
             streams_max: 1_000,
             heartbeat_period: Duration::from_secs(15),
@@ -141,6 +155,8 @@ struct Inner {
     provisioner: Arc<Provisioner>,
     consumers: Arc<Consumers>,
     streams: Arc<Streams>,
+    /// Streams that are open, over all transports.
+    streams_open: Arc<AtomicUsize>,
     auth: Arc<Auth>,
     metrics: Arc<Metrics>,
     started_at_us: i64,
@@ -167,18 +183,18 @@ impl AppBridge {
         let tasks = TaskTracker::new();
         let metrics = Arc::new(Metrics::default());
         let followed_at = tables.follow_seq().await?;
-        let (followed, followed_watch) = watch_channel::channel(followed_at);
+        let followed = Mark::at(followed_at);
         let log = Arc::new(Log::new(Arc::clone(&network), followed_at));
         let registry = Arc::new(Registry::new(tables.clone()));
         let keys = Arc::new(Keys::new(tables.clone(), sealer, transport_kek));
-        let codecs = CodecPool::new(config.codec_threads, config.codec_limits);
+        let codecs = CodecPool::new(config.codec_threads, config.codec_limits, config.interpreter.clone());
         let (notes, noted) = mpsc::channel(NOTES_MAX);
         let queue = Queue::open(QueueParts {
             tables: tables.clone(),
             network: Arc::clone(&network),
             log: Arc::clone(&log),
             keys: Arc::clone(&keys),
-            followed: followed_watch.clone(),
+            followed: followed.clone(),
             metrics: Arc::clone(&metrics),
             outcome_patience: config.outcome_patience,
             tasks: tasks.clone(),
@@ -188,7 +204,7 @@ impl AppBridge {
             registry: Arc::clone(&registry),
             keys: Arc::clone(&keys),
             codecs: codecs.clone(),
-            followed: followed_watch,
+            followed: followed.clone(),
             notes,
             metrics: Arc::clone(&metrics),
         });
@@ -234,6 +250,7 @@ impl AppBridge {
             provisioner,
             consumers,
             streams,
+            streams_open: Arc::default(),
             auth,
             metrics,
             started_at_us: clock::now_us(),
@@ -261,6 +278,41 @@ impl AppBridge {
     /// The router has a fallback of its own, which answers in gRPC; merge it into one that has none.
     pub fn router(&self) -> axum::Router {
         serve::router(&self.inner)
+    }
+
+    /// The applications, for a caller of this process: no transport, no API key.
+    pub fn application_service(&self) -> impl ApplicationService + use<> {
+        serve::services(&self.inner).application
+    }
+
+    /// The codecs, for a caller of this process.
+    pub fn codec_service(&self) -> impl CodecService + use<> {
+        serve::services(&self.inner).codec
+    }
+
+    /// The devices, for a caller of this process.
+    pub fn device_service(&self) -> impl DeviceService + use<> {
+        serve::services(&self.inner).device
+    }
+
+    /// The queue of downlinks, for a caller of this process.
+    pub fn downlink_service(&self) -> impl DownlinkService + use<> {
+        serve::services(&self.inner).downlink
+    }
+
+    /// The event stream and its consumers, for a caller of this process.
+    pub fn event_service(&self) -> impl EventService<WatchStream = EventStream> + use<> {
+        EventGate(serve::services(&self.inner).events)
+    }
+
+    /// The gateways, for a caller of this process.
+    pub fn gateway_service(&self) -> impl GatewayService + use<> {
+        serve::services(&self.inner).gateway
+    }
+
+    /// The profiles, for a caller of this process.
+    pub fn profile_service(&self) -> impl ProfileService + use<> {
+        serve::services(&self.inner).profile
     }
 
     /// Adds the counters of the app-bridge to a registry.

@@ -1,7 +1,6 @@
 //! The router of the API, and what runs beside it.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use axum::Router;
@@ -50,48 +49,66 @@ pub(crate) const SERVICES: [&str; 8] = [
     "loam.v1.SystemService",
 ];
 
-pub(crate) fn router(inner: &Inner) -> Router {
+/// The services, as a transport or a caller of the same process uses them.
+pub(crate) struct Services {
+    pub(crate) application: ApplicationApi,
+    pub(crate) codec: CodecApi,
+    pub(crate) device: DeviceApi,
+    pub(crate) downlink: DownlinkApi,
+    pub(crate) events: Arc<EventApi>,
+    pub(crate) gateway: GatewayApi,
+    pub(crate) profile: ProfileApi,
+    pub(crate) system: SystemApi,
+}
+
+pub(crate) fn services(inner: &Inner) -> Services {
     let tables = &inner.tables;
-    let events = Arc::new(EventApi {
-        network: Arc::clone(&inner.network),
-        consumers: Arc::clone(&inner.consumers),
-        streams: Arc::clone(&inner.streams),
-        open: Arc::new(AtomicUsize::new(0)),
-        streams_max: inner.config.streams_max,
-    });
-    let application = ApplicationApi { tables: tables.clone() };
-    let codec = CodecApi {
-        tables: tables.clone(),
-        registry: Arc::clone(&inner.registry),
-        codecs: inner.codecs.clone(),
-    };
-    let device = DeviceApi {
-        provisioner: Arc::clone(&inner.provisioner),
-        registry: Arc::clone(&inner.registry),
-        keys: Arc::clone(&inner.keys),
-        queue: Arc::clone(&inner.queue),
-        tasks: inner.tasks.clone(),
-    };
-    let downlink = DownlinkApi {
-        tables: tables.clone(),
-        registry: Arc::clone(&inner.registry),
-        codecs: inner.codecs.clone(),
-        queue: Arc::clone(&inner.queue),
-        tasks: inner.tasks.clone(),
-    };
-    let gateway = GatewayApi { network: Arc::clone(&inner.network), tables: tables.clone() };
-    let profile = ProfileApi {
-        provisioner: Arc::clone(&inner.provisioner),
-        registry: Arc::clone(&inner.registry),
-        tasks: inner.tasks.clone(),
-    };
-    let system = SystemApi {
-        network: Arc::clone(&inner.network),
-        tables: tables.clone(),
-        roles: inner.config.roles.clone(),
-        started_at_us: inner.started_at_us,
-        backup: inner.config.backup.clone(),
-    };
+    Services {
+        application: ApplicationApi { tables: tables.clone() },
+        codec: CodecApi {
+            tables: tables.clone(),
+            registry: Arc::clone(&inner.registry),
+            codecs: inner.codecs.clone(),
+        },
+        device: DeviceApi {
+            provisioner: Arc::clone(&inner.provisioner),
+            registry: Arc::clone(&inner.registry),
+            keys: Arc::clone(&inner.keys),
+            queue: Arc::clone(&inner.queue),
+            tasks: inner.tasks.clone(),
+        },
+        downlink: DownlinkApi {
+            tables: tables.clone(),
+            registry: Arc::clone(&inner.registry),
+            codecs: inner.codecs.clone(),
+            queue: Arc::clone(&inner.queue),
+            tasks: inner.tasks.clone(),
+        },
+        events: Arc::new(EventApi {
+            network: Arc::clone(&inner.network),
+            consumers: Arc::clone(&inner.consumers),
+            streams: Arc::clone(&inner.streams),
+            open: Arc::clone(&inner.streams_open),
+            streams_max: inner.config.streams_max,
+        }),
+        gateway: GatewayApi { network: Arc::clone(&inner.network), tables: tables.clone() },
+        profile: ProfileApi {
+            provisioner: Arc::clone(&inner.provisioner),
+            registry: Arc::clone(&inner.registry),
+            tasks: inner.tasks.clone(),
+        },
+        system: SystemApi {
+            network: Arc::clone(&inner.network),
+            tables: tables.clone(),
+            roles: inner.config.roles.clone(),
+            started_at_us: inner.started_at_us,
+            backup: inner.config.backup.clone(),
+        },
+    }
+}
+
+pub(crate) fn router(inner: &Inner) -> Router {
+    let Services { application, codec, device, downlink, events, gateway, profile, system } = services(inner);
     let (_, health) = tonic_health::server::health_reporter();
     let routes = Routes::new(health)
         .add_service(reflection().build_v1().expect("the descriptors are those the code was generated from"))

@@ -242,7 +242,14 @@ impl JoinPort for FakeJoin {
             return Err(PortError::Unavailable("the join server is away".to_owned()));
         }
         let _open = self.gate.lock().await;
-        self.devices.lock().insert(request.dev_eui, request);
+        let mut devices = self.devices.lock();
+        let known = devices.insert(request.dev_eui, request.clone());
+        // Without keys those that are there stay.
+        if let (Some(known), Some(device)) = (known, devices.get_mut(&request.dev_eui))
+            && request.app_key.is_empty()
+        {
+            (device.app_key, device.nwk_key) = (known.app_key, known.nwk_key);
+        }
         Ok(())
     }
     async fn delete_join_device(&self, dev_eui: u64) -> Result<(), PortError> {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use prost::Message;
 use proto::v1;
+use seam::{Bug, planted};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -135,6 +136,10 @@ impl Watcher {
                 }
             };
             let follows = page.records.first().map_or(page.earliest_seq, |(seq, _)| *seq);
+            if follows > self.position + 1 && planted(Bug::GapNotTold) {
+                self.position = follows - 1;
+                continue;
+            }
             if follows > self.position + 1 {
                 self.report_gap(follows - 1).await?;
                 continue;
@@ -164,14 +169,19 @@ impl Watcher {
     /// Follows the shared head until this watcher falls behind it.
     async fn stay_at_head(&mut self, _seat: &Seat) -> Result<(), End> {
         let head = Arc::clone(&self.streams.head);
-        let mut moved = head.subscribe();
         loop {
-            moved.mark_unchanged();
+            let before = head.moved().position();
             match head.next(self.position) {
+                Next::Behind if planted(Bug::SlowConsumerSkips) => {
+                    self.position = self.streams.log.bounds_known().head;
+                    return Ok(());
+                }
                 Next::Behind => return Ok(()),
                 Next::Chunk(chunk) => self.send(&chunk).await?,
-                // The head outlives its watchers, so this never fails.
-                Next::AtEnd => drop(self.outlet.patiently(self.position, moved.changed()).await?),
+                Next::AtEnd => {
+                    let moved = head.moved().wait_for(|count| count != before);
+                    self.outlet.patiently(self.position, moved).await?;
+                }
             }
         }
     }

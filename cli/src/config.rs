@@ -137,6 +137,8 @@ pub(crate) struct Store {
     pub(crate) group_commit_max_delay_ms: u32,
     /// The most steps in one commit.
     pub(crate) group_commit_max_steps: u32,
+    /// How often the session table follows the journal.
+    pub(crate) checkpoint_period_s: u32,
 }
 
 /// `[codec]`
@@ -240,6 +242,7 @@ impl Default for Store {
             retention_max_bytes: 2 * GIB,
             group_commit_max_delay_ms: 5,
             group_commit_max_steps: 256,
+            checkpoint_period_s: 60,
         }
     }
 }

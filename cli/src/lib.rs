@@ -9,9 +9,6 @@ mod command;
 mod config;
 mod demo;
 mod exit;
-#[cfg(any(test, fuzzing))]
-#[doc(hidden)]
-pub mod fuzz;
 mod input;
 mod output;
 mod serve;
@@ -27,7 +24,7 @@ use config::Origin;
 use exit::{Exit, Failure};
 use output::Output;
 
-/// Does what the command line says; the binary is this and nothing else.
+/// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

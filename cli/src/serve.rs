@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use app_bridge::AppBridge;
-use network_server::NetworkServer;
+use network_server::{Host, NetworkServer};
 use prometheus_client::registry::Registry;
 use proto::port::JoinPort;
 use store::{Location, Store, StoreOptions};
@@ -31,6 +31,9 @@ pub(crate) fn run(config: Config, args: ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let mut end = End::listen()?;
+        if seam::HAS_CRASH_POINTS {
+            tracing::warn!("this binary is made for tests: LOAM_CRASH_AT ends it at a named point");
+        }
         let running = start(&config, args.insecure).await?;
         tracing::info!(api = %running.api, udp = %running.udp, "loam is ready");
         end.wait().await;
@@ -101,7 +104,10 @@ async fn start_roles(
     let join: Arc<dyn JoinPort> =
         if config.has_role(Role::JoinServer) { parts::join_server(config, store) } else { links.join()? };
     let network = if config.has_role(Role::NetworkServer) {
-        Some(NetworkServer::start(parts::network_config(config)?, store, Arc::clone(&join)).await?)
+        Some(
+            NetworkServer::start(parts::network_config(config)?, store, Arc::clone(&join), Host::Machine)
+                .await?,
+        )
     } else {
         None
     };
@@ -193,6 +199,7 @@ fn store_options(config: &Config) -> StoreOptions {
         retention_max_bytes: config.store.retention_max_bytes,
         group_max_steps: usize::try_from(config.store.group_commit_max_steps).unwrap_or(usize::MAX),
         group_max_delay_ms: u64::from(config.store.group_commit_max_delay_ms),
+        checkpoint_period_s: u64::from(config.store.checkpoint_period_s),
         ..StoreOptions::default()
     }
 }

@@ -20,6 +20,7 @@ fn import(server: &Fake, csv: &str, arguments: &[&str]) -> Outcome {
     server.run(&all)
 }
 
+/// API-004.
 #[test]
 fn good_rows_are_created_once_however_often_the_file_is_imported() {
     let server = Fake::start().with_farm();
@@ -48,6 +49,7 @@ fn an_import_that_broke_off_before_an_activation_goes_on_there() {
     assert_eq!(server.state().activations.len(), 1);
 }
 
+/// API-004.
 #[test]
 fn one_bad_row_keeps_all_from_being_created_and_every_problem_is_told() {
     let server = Fake::start().with_farm();
@@ -93,6 +95,30 @@ fn a_refusal_in_the_middle_tells_how_to_go_on() {
     let skipped = import(&server, &csv, &["--skip-bad"]).json();
     assert_eq!(skipped["bad"], 1);
     assert!(!server.state().devices.iter().any(|d| d.name == "cursed"));
+}
+
+/// API-004: what is too long is not read to its end, and what nobody understands is not repeated at length.
+#[test]
+fn a_file_too_long_a_header_too_wide_and_bytes_that_are_no_text_are_refused() {
+    let server = Fake::start().with_farm();
+    let directory = tempfile::tempdir().unwrap();
+    let long = directory.path().join("long.csv");
+    std::fs::File::create(&long).unwrap().set_len(1 << 34).unwrap();
+    let bytes = directory.path().join("bytes.csv");
+    std::fs::write(&bytes, b"dev_eui\n\xff\n").unwrap();
+    let run = |file: &std::path::Path| server.run(&["device", "import", file.to_str().unwrap()]);
+
+    run(&long).failed(2, &["long.csv: has more than 64 MiB; import it in parts"]);
+    run(&bytes).failed(2, &["bytes.csv: is not UTF-8 from byte 8 on"]);
+    let wide = format!("dev_eui,{}\n", "x".repeat(10_000_000));
+    let outcome = import(&server, &wide, &[]);
+    outcome.failed(2, &["there is no column", "known: dev_eui"]);
+    assert!(outcome.stderr.len() < 1_000, "{} bytes", outcome.stderr.len());
+    let many = format!("dev_eui{}\n", ",name".repeat(1_000_000));
+    let outcome = import(&server, &many, &[]);
+    outcome.failed(2, &["column \"name\" stands twice"]);
+    assert!(outcome.stderr.len() < 1_000, "{} bytes", outcome.stderr.len());
+    assert!(server.state().devices.is_empty());
 }
 
 #[test]

@@ -14,6 +14,7 @@ use prost::Message as _;
 use proto::internal as pb;
 use proto::port::{JoinPort, PortError};
 use proto::v1;
+use seam::{Bug, planted};
 use sha2::{Digest as _, Sha256};
 use store::{JoinCommit, JoinCommitted, JoinDevice, JoinDeviceRow, JoinTables, NonceRule, Sealer, StoreError};
 use tokio::sync::Mutex;
@@ -107,7 +108,8 @@ impl JoinServer {
                 let repeated = self.answer_given_to(dev_eui, &request_hash).await?;
                 return repeated.ok_or_else(|| JoinRefusal::JoinNonceExhausted { dev_eui }.into());
             };
-            let answer = self.make_answer(request, terms, root, JoinNonce::new(join_nonce))?;
+            let told = if planted(Bug::JoinNonceStands) { 1 } else { join_nonce };
+            let answer = self.make_answer(request, terms, root, JoinNonce::new(told))?;
             let plain = Zeroizing::new(answer.encode_to_vec());
             let commit = JoinCommit {
                 dev_eui: dev_eui.value(),
@@ -118,8 +120,12 @@ impl JoinServer {
                 request_hash,
                 answer: self.sealer.seal(PURPOSE_ANSWER, dev_eui.value(), &plain),
             };
+            seam::crash_point("join.answer.before_commit");
             let refusal = match self.tables.commit_join(commit).await? {
-                JoinCommitted::Committed => return Ok(answer),
+                JoinCommitted::Committed => {
+                    seam::crash_point("join.answer.committed");
+                    return Ok(answer);
+                }
                 JoinCommitted::JoinNonceStale { last } => {
                     last_join_nonce = last;
                     continue;

@@ -264,7 +264,7 @@ async fn up_to_1_0_3_every_dev_nonce_counts_once_in_any_order() {
     assert_eq!(world.nonces_used().await, 300);
 }
 
-/// JOIN-003, JOIN-021
+/// JOIN-003, JOIN-021, BACKEND-034
 #[tokio::test]
 async fn the_same_request_gets_the_same_answer_until_the_device_joins_again() {
     let world = World::with_device(MacVersion::V1_0_3).await;
@@ -283,7 +283,7 @@ async fn the_same_request_gets_the_same_answer_until_the_device_joins_again() {
     assert_eq!(world.join(asked(7, &APP_KEY)).await.unwrap_err().code, "dev_nonce_used");
 }
 
-/// JOIN-021
+/// JOIN-021, BACKEND-034
 #[tokio::test]
 async fn copies_that_come_at_once_use_one_nonce() {
     let world = World::with_device(MacVersion::V1_0_4).await;
@@ -396,7 +396,7 @@ async fn a_request_with_a_wrong_mic_learns_and_changes_nothing() {
     assert_eq!(world.server.join_keys_status(DEV_EUI.value()).await.unwrap(), before);
 }
 
-/// JOIN-007
+/// JOIN-007, PARSE-011
 #[tokio::test]
 async fn what_is_not_a_join_request_is_malformed() {
     let world = World::with_device(MacVersion::V1_0_4).await;
@@ -457,7 +457,7 @@ async fn a_flood_of_unknown_devices_is_not_looked_into() {
     assert!((1..100).contains(&explained), "{explained}");
 }
 
-/// JOIN-007
+/// JOIN-007, CRYPTO-011
 #[tokio::test]
 async fn a_key_entered_the_wrong_way_round_is_noticed() {
     let world = World::with_device(MacVersion::V1_1_0).await;

@@ -119,11 +119,16 @@ pub struct Dedup<R> {
 struct Frame<R> {
     opened_at: Mono,
     repeat: bool,
+    /// Copies from further gateways belong to this transmission until then.
     late_until: Mono,
+    /// Receptions that are reported again are recognised until then.
+    kept_until: Mono,
     /// While the window is open: the receptions. Empty after that.
     receptions: Vec<R>,
     /// Who has reported it, and with which tmst.
     heard: Vec<(GatewayEui, u32)>,
+    /// The same of earlier transmissions of the frame.
+    heard_before: Vec<(GatewayEui, u32)>,
     open: bool,
 }
 
@@ -143,6 +148,10 @@ impl<R: Reception> Dedup<R> {
                 return join(frame, copy, self.limits.gateways_max);
             }
             if let Some(handled) = late(frame, &copy, self.limits.gateways_max, now) {
+                #[cfg(feature = "planted")]
+                if handled == Handled::Late && seam::planted(seam::Bug::CopyAfterWindowIsNew) {
+                    return self.open(id, false, copy, late_ms, now);
+                }
                 return handled;
             }
         }
@@ -202,8 +211,12 @@ impl<R: Reception> Dedup<R> {
     }
 
     fn open(&mut self, id: FrameId, repeat: bool, copy: R, late_ms: u64, now: Mono) -> Handled {
+        let mut heard_before = Vec::new();
         if let Some(before) = self.frames.remove(&id) {
-            self.forgetting.remove(&(before.late_until, id));
+            self.forgetting.remove(&(before.kept_until, id));
+            heard_before = before.heard;
+            heard_before.extend(before.heard_before);
+            heard_before.truncate(self.limits.gateways_max);
         } else if self.frames.len() >= self.limits.frames_max {
             let Some((_, oldest)) = self.forgetting.pop_first() else {
                 return Handled::Full;
@@ -211,9 +224,18 @@ impl<R: Reception> Dedup<R> {
             self.frames.remove(&oldest);
         }
         let heard = vec![(copy.gateway_eui(), copy.tmst_us())];
-        let late_until = now.plus_ms(late_ms.max(self.limits.window_ms));
-        let receptions = vec![copy];
-        self.frames.insert(id, Frame { opened_at: now, repeat, late_until, receptions, heard, open: true });
+        let late_ms = late_ms.max(self.limits.window_ms);
+        let frame = Frame {
+            opened_at: now,
+            repeat,
+            late_until: now.plus_ms(late_ms),
+            kept_until: now.plus_ms(late_ms.max(REPORTED_AGAIN_MS)),
+            receptions: vec![copy],
+            heard,
+            heard_before,
+            open: true,
+        };
+        self.frames.insert(id, frame);
         self.closing.push_back((now.plus_ms(self.limits.window_ms), id));
         if repeat { Handled::OpenedRepeat } else { Handled::Opened }
     }
@@ -223,7 +245,8 @@ impl<R: Reception> Dedup<R> {
         frame.open = false;
         // A process that was held up closes late; the frame is kept at least until the next look.
         frame.late_until = frame.late_until.max(now);
-        self.forgetting.insert((frame.late_until, id));
+        frame.kept_until = frame.kept_until.max(now);
+        self.forgetting.insert((frame.kept_until, id));
         let receptions = std::mem::take(&mut frame.receptions);
         Some(Closed { frame: id, repeat: frame.repeat, opened_at: frame.opened_at, receptions })
     }
@@ -251,12 +274,18 @@ fn join<R: Reception>(frame: &mut Frame<R>, copy: R, gateways_max: usize) -> Han
 
 /// A copy for a closed frame; `None` when it is a transmission of its own.
 fn late<R: Reception>(frame: &mut Frame<R>, copy: &R, gateways_max: usize, now: Mono) -> Option<Handled> {
+    let is_this = |(gateway_eui, tmst_us): &(GatewayEui, u32)| {
+        *gateway_eui == copy.gateway_eui() && is_same_reception(*tmst_us, copy.tmst_us())
+    };
+    // A forwarder that got no PUSH_ACK sends the same reception again, however late: the device has not.
+    if frame.heard.iter().chain(&frame.heard_before).any(is_this) {
+        return Some(Handled::Absorbed);
+    }
     if now > frame.late_until {
         return None;
     }
     let known = frame.heard.iter().find(|(heard, _)| *heard == copy.gateway_eui());
     match known {
-        Some((_, tmst_us)) if is_same_reception(*tmst_us, copy.tmst_us()) => Some(Handled::Absorbed),
         Some(_) => None,
         None if frame.heard.len() >= gateways_max => Some(Handled::Absorbed),
         None => {
@@ -275,6 +304,8 @@ fn is_same_reception(one_us: u32, other_us: u32) -> bool {
 /// How long copies of a frame are collected.
 pub const WINDOW_MS: u64 = 200;
 const SAME_RECEPTION_US: u32 = 20_000;
+/// A forwarder sends a reception again within seconds, where nobody acknowledged it.
+const REPORTED_AGAIN_MS: u64 = 30_000;
 
 #[cfg(test)]
 #[path = "dedup_tests.rs"]

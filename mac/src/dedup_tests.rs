@@ -45,6 +45,23 @@ fn a_copy_within_the_rx2_delay_is_late_and_opens_nothing() {
     );
 }
 
+/// JOIN-021: copies of a Join-Request over other gateways at 0, 0.25, 3 and 20 s are one request.
+#[test]
+fn copies_of_a_join_request_open_one_window_however_late_they_are() {
+    const REMEMBERED_MS: u64 = 60_000;
+    let mut dedup = Dedup::new(DedupLimits::default());
+    let mut take = |gateway, ms| {
+        let closed = dedup.handle_timeout(at_ms(ms)).len();
+        let copy = heard(gateway, 10, 5);
+        (closed, dedup.handle(join_frame(), Counter::Fresh, copy, REMEMBERED_MS, at_ms(ms)))
+    };
+    assert_eq!(take(1, 0), (0, Handled::Opened));
+    assert_eq!(take(2, 0), (0, Handled::Joined));
+    assert_eq!(take(3, 250), (1, Handled::Late));
+    assert_eq!(take(4, 3_000), (0, Handled::Late));
+    assert_eq!(take(5, 20_000), (0, Handled::Late));
+}
+
 /// DEDUP-002.
 #[test]
 fn one_gateway_that_reports_twice_counts_once_with_its_stronger_reception() {
@@ -74,17 +91,41 @@ fn the_same_gateway_with_another_tmst_heard_a_repetition() {
     let closed = dedup.handle_timeout(at_ms(1_700));
     assert_eq!((closed.len(), closed[0].repeat), (1, true));
 
-    let later = heard(1, 12_000_000, 5);
-    dedup.handle_timeout(at_ms(12_000));
+    let later = heard(1, 32_000_000, 5);
+    dedup.handle_timeout(at_ms(32_000));
     assert_eq!(dedup.frame_count(), 0, "nothing is remembered for ever");
-    assert_eq!(dedup.handle(frame(7), Counter::Repeat, later, RX2_MS, at_ms(12_000)), Handled::OpenedRepeat);
-    let third = heard(1, 20_000_000, 5);
-    dedup.handle_timeout(at_ms(12_200));
+    assert_eq!(dedup.handle(frame(7), Counter::Repeat, later, RX2_MS, at_ms(32_000)), Handled::OpenedRepeat);
+    let third = heard(1, 40_000_000, 5);
+    dedup.handle_timeout(at_ms(32_200));
     assert_eq!(
-        dedup.handle(frame(7), Counter::RepeatExhausted, third, RX2_MS, at_ms(20_000)),
+        dedup.handle(frame(7), Counter::RepeatExhausted, third, RX2_MS, at_ms(40_000)),
         Handled::RepeatRefused
     );
     assert_eq!(dedup.open_count(), 0);
+}
+
+/// A forwarder that got no PUSH_ACK sends the same reception again; the device has not sent it again, and nothing is
+/// answered whose windows are over.
+#[test]
+fn a_reception_that_is_reported_again_after_rx2_is_not_a_repetition() {
+    let mut dedup = Dedup::new(DedupLimits::default());
+    dedup.handle(frame(7), Counter::Fresh, heard(1, 50, 5), RX2_MS, at_ms(0));
+    dedup.handle(frame(7), Counter::Repeat, heard(2, 90, 5), RX2_MS, at_ms(10));
+    dedup.handle_timeout(at_ms(200));
+
+    for (gateway, tmst_us) in [(1, 50), (2, 90)] {
+        let again = heard(gateway, tmst_us, 5);
+        assert_eq!(dedup.handle(frame(7), Counter::Repeat, again, RX2_MS, at_ms(2_100)), Handled::Absorbed);
+    }
+    // The repetition that does come is one, and the first transmission is still known after it.
+    let repetition = heard(1, 3_000_050, 5);
+    assert_eq!(
+        dedup.handle(frame(7), Counter::Repeat, repetition, RX2_MS, at_ms(3_000)),
+        Handled::OpenedRepeat
+    );
+    dedup.handle_timeout(at_ms(3_200));
+    let first = heard(2, 90, 5);
+    assert_eq!(dedup.handle(frame(7), Counter::Repeat, first, RX2_MS, at_ms(9_000)), Handled::Absorbed);
 }
 
 #[test]

@@ -172,6 +172,7 @@ mod tests {
     use super::*;
     use crate::units::{Dbm, Hz};
 
+    /// REGION-021.
     #[test]
     fn a_sub_band_sends_its_share_of_an_hour_and_no_more() {
         let mut ledger = DutyLedger::new();
@@ -189,6 +190,7 @@ mod tests {
         let _ = ledger.try_reserve(&band, 1_000_000, at_s(again_s)).unwrap();
     }
 
+    /// REGION-021.
     #[test]
     fn no_hour_ever_holds_more_than_the_share() {
         let mut ledger = DutyLedger::new();

@@ -18,6 +18,10 @@ pub const MAX_FCNT_GAP: u32 = 16_384;
 /// `last` is `None` before the first uplink of a session; devices start at 0 or 1, any first value is taken. Returns `None`
 /// when the 32 bits are used up: the device has to join again.
 pub fn guess_fcnt_up(wire: WireFCnt, last: Option<FCntUp>) -> Option<FCntUp> {
+    #[cfg(feature = "planted")]
+    if seam::planted(seam::Bug::CompareCounterWith16Bits) {
+        return Some(FCntUp::new(u32::from(wire.value())));
+    }
     guess(wire, last.map(FCntUp::value)).map(FCntUp::new)
 }
 

@@ -142,7 +142,7 @@ fn a_proof_opens_only_the_frame_it_was_made_for() {
     assert!(proof.open(&[]).is_none());
 }
 
-/// Against a model of a few lines: in any order of genuine frames, exactly those above the last one are fresh.
+/// FCNT-001: against a model of a few lines, in any order of genuine frames, exactly those above the last one are fresh.
 #[test]
 fn any_order_of_genuine_frames_follows_the_model() {
     let mut seed = 12_345_u64;

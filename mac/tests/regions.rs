@@ -7,12 +7,14 @@ use std::sync::LazyLock;
 
 use mac::command::{MAX_EIRP_DBM, WireFrequency};
 use mac::crypto::Direction;
+use mac::drop_reason::DropReason;
 use mac::region::{
     CfList, Channel, ChannelMask, DataRate, JOIN_ACCEPT_DELAY1_S, LrFhssCodingRate, Modulation,
     RECEIVE_DELAY1_S, RX2_AFTER_RX1_S, Region, RegionId, apply_link_adr_block, link_adr_block, region,
 };
+use mac::session::Profile;
 use mac::units::Hz;
-use mac::version::RegionalRevision;
+use mac::version::{MacVersion, RegionalRevision};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -21,7 +23,7 @@ use RegionalRevision::{
     Rp002_1_0_5, Ts001_1_0_1,
 };
 
-/// REGION-001 to REGION-004, REGION-006
+/// REGION-001, REGION-002, REGION-003, REGION-004, REGION-006
 #[test]
 fn default_channels_receive_windows_and_delays_are_those_of_the_document() {
     for (region, data) in regions() {
@@ -92,6 +94,36 @@ fn payload_sizes_are_those_of_the_document_in_every_revision() {
                 }
             }
         }
+    }
+}
+
+/// PARSE-020: from 1.0.4 on a byte more than a data rate carries is refused; before, it is taken.
+#[test]
+fn an_uplink_is_as_long_as_its_data_rate_carries_and_no_longer() {
+    for &id in RegionId::ALL {
+        let region = region(id);
+        let freq = region.default_channels()[0].freq;
+        let mut checked = 0;
+        for rate in (0..16).map(DataRate::new) {
+            let (modulation, m) = (
+                region.modulation_up(rate, Rp002_1_0_4),
+                region.max_payload_m(Direction::Up, rate, Rp002_1_0_4, false),
+            );
+            let (Some(modulation), Some(m)) = (modulation, m) else { continue };
+            // MHDR and MIC come to the MACPayload.
+            let longest = usize::from(m) + 5;
+            let sent = |mac_version, phy_len| {
+                let profile = Profile { region: id, mac_version, revision: Rp002_1_0_4, ..Profile::default() };
+                profile.sent_with(freq, modulation, &[], phy_len).map(|sent| sent.dr)
+            };
+            for version in [MacVersion::V1_0_4, MacVersion::V1_1_0] {
+                assert_eq!(sent(version, longest), Ok(rate), "{id} {rate}");
+                assert_eq!(sent(version, longest + 1), Err(DropReason::PayloadTooLong), "{id} {rate}");
+            }
+            assert_eq!(sent(MacVersion::V1_0_3, longest + 1), Ok(rate), "{id} {rate}");
+            checked += 1;
+        }
+        assert!(checked >= 5, "{id}: {checked} data rates");
     }
 }
 

@@ -4,11 +4,11 @@
 
 use mac::airtime::{LoraFrame, airtime_us};
 use mac::command::{
-    AdrParamSetupReq, BeaconFreqReq, CommandError, DevStatusAns, DeviceMode, DeviceModeInd, DeviceTimeAns,
-    DlChannelReq, DownlinkCommand, DownlinkCommands, DutyCycleReq, ForceRejoinReq, LinkAdrAns, LinkAdrReq,
-    LinkCheckAns, NewChannelReq, PingSlotChannelReq, PingSlotInfoReq, RejoinParamSetupReq, RekeyInd,
-    RxParamSetupAns, RxParamSetupReq, RxTimingSetupReq, TxParamSetupReq, UplinkCommand, UplinkCommands,
-    WireFrequency,
+    AdrParamSetupReq, BeaconFreqReq, CommandError, DevStatusAns, DeviceMode, DeviceModeConf, DeviceModeInd,
+    DeviceTimeAns, DlChannelReq, DownlinkCommand, DownlinkCommands, DutyCycleReq, ForceRejoinReq, LinkAdrAns,
+    LinkAdrReq, LinkCheckAns, NewChannelReq, PingSlotChannelReq, PingSlotInfoReq, RejoinParamSetupReq,
+    RekeyConf, RekeyInd, ResetConf, RxParamSetupAns, RxParamSetupReq, RxTimingSetupReq, TxParamSetupReq,
+    UplinkCommand, UplinkCommands, WireFrequency,
 };
 use mac::command::{Battery, FOPTS_LEN_MAX};
 use mac::region::{CfList, ChannelMask, CodingRate, DataRate, LrFhssCodingRate, Modulation};
@@ -304,6 +304,84 @@ fn reserved_bits_of_an_answer_change_nothing() {
             let mut encoded = Vec::new();
             read(status).encode(&mut encoded);
             assert_eq!(encoded, [cid, status & meaning]);
+        }
+    }
+}
+
+/// PARSE-018: whatever stands in its fields, a command that is sent has zero where the specification has reserved bits.
+#[test]
+fn reserved_bits_of_a_request_are_sent_as_zero() {
+    let (high, freq) = (DataRate::new(0xff), WireFrequency::from_raw(u32::MAX));
+    let mode = DeviceMode::from_byte(1);
+    // The command, and by byte behind its identifier the bits that mean something (TS001-1.1 §5, §14, §18).
+    let commands: Vec<(DownlinkCommand, Vec<u8>)> = vec![
+        (DownlinkCommand::ResetConf(ResetConf { minor: 0xff }), vec![0x0f]),
+        (DownlinkCommand::LinkCheckAns(LinkCheckAns { margin_db: 0xff, gateway_count: 0xff }), vec![0xff; 2]),
+        (
+            DownlinkCommand::LinkAdrReq(LinkAdrReq {
+                data_rate: high,
+                tx_power: 0xff,
+                ch_mask: 0xffff,
+                ch_mask_cntl: 0xff,
+                nb_trans: 0xff,
+            }),
+            vec![0xff, 0xff, 0xff, 0x7f],
+        ),
+        (DownlinkCommand::DutyCycleReq(DutyCycleReq { max_duty_cycle: 0xff }), vec![0x0f]),
+        (
+            DownlinkCommand::RxParamSetupReq(RxParamSetupReq {
+                rx1_dr_offset: 0xff,
+                rx2_data_rate: high,
+                rx2_freq: freq,
+            }),
+            vec![0x7f, 0xff, 0xff, 0xff],
+        ),
+        (
+            DownlinkCommand::NewChannelReq(NewChannelReq { ch_index: 0xff, freq, dr_min: high, dr_max: high }),
+            vec![0xff; 5],
+        ),
+        (DownlinkCommand::RxTimingSetupReq(RxTimingSetupReq { del: 0xff }), vec![0x0f]),
+        (
+            DownlinkCommand::TxParamSetupReq(TxParamSetupReq {
+                downlink_dwell: true,
+                uplink_dwell: true,
+                max_eirp_index: 0xff,
+            }),
+            vec![0x3f],
+        ),
+        (DownlinkCommand::DlChannelReq(DlChannelReq { ch_index: 0xff, freq }), vec![0xff; 4]),
+        (DownlinkCommand::RekeyConf(RekeyConf { minor: 0xff }), vec![0x0f]),
+        (DownlinkCommand::AdrParamSetupReq(AdrParamSetupReq { limit_exp: 0xff, delay_exp: 0xff }), vec![0xff]),
+        (
+            DownlinkCommand::DeviceTimeAns(DeviceTimeAns { gps_seconds: u32::MAX, fraction_256: 0xff }),
+            vec![0xff; 5],
+        ),
+        (
+            DownlinkCommand::ForceRejoinReq(ForceRejoinReq {
+                period: 0xff,
+                max_retries: 0xff,
+                rejoin_type: 0xff,
+                data_rate: high,
+            }),
+            vec![0x7f, 0x3f],
+        ),
+        (
+            DownlinkCommand::RejoinParamSetupReq(RejoinParamSetupReq { max_time_n: 0xff, max_count_n: 0xff }),
+            vec![0xff],
+        ),
+        (
+            DownlinkCommand::PingSlotChannelReq(PingSlotChannelReq { freq, data_rate: high }),
+            vec![0xff, 0xff, 0xff, 0x0f],
+        ),
+        (DownlinkCommand::BeaconFreqReq(BeaconFreqReq { freq }), vec![0xff; 3]),
+        (DownlinkCommand::DeviceModeConf(DeviceModeConf { class: mode }), vec![0xff]),
+    ];
+    for (command, meaning) in commands {
+        let mut encoded = Vec::new();
+        command.encode(&mut encoded);
+        assert_eq!(encoded.len(), 1 + meaning.len(), "{command:?}");
+        for (byte, meaning) in encoded.iter().skip(1).zip(meaning) {
+            assert_eq!(byte & !meaning, 0, "{command:?}: {encoded:02x?}");
         }
     }
 }

@@ -25,9 +25,9 @@ pub const JOIN_MS: u64 = 3_000;
 /// JOIN_ACCEPT_DELAY2 in milliseconds (RP002-1.0.4, the default of every region).
 pub const JOIN_ACCEPT_DELAY2_MS: u64 = 6_000;
 
-/// A Join-Request that its gateway says it kept for longer is not answered, in milliseconds. Shorter times are within what
-/// the clocks of gateways are wrong by.
-pub const JOIN_KEPT_MS: u64 = 30_000;
+/// A frame that its gateway says it kept for so long is not answered, in milliseconds. Shorter times are within what the clocks
+/// of gateways are wrong by.
+pub const KEPT_MS: u64 = 30_000;
 
 /// Messages that wait for one owner when PUSH_ACK is withheld: the rest is room for a batch of each receiver.
 pub const OWNER_QUEUE_FULL: usize = OWNER_QUEUE_MAX / 8 * 7;

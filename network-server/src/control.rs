@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use crossbeam_channel::Sender;
 use mac::ids::{DevAddr, DevEui, FCntUp, GatewayEui, SessionId};
 use mac::keys::{FNwkSIntKey, NetworkKeys, NwkSEncKey, SNwkSIntKey};
 use mac::session::{AbpParams, Activation, Session};
@@ -20,7 +19,8 @@ use crate::budget::LOG_PAGE_MAX;
 use crate::deltas::whole;
 use crate::gateway::{GatewayStatus, Gateways};
 use crate::index::Candidate;
-use crate::owner::{Device, Owner, OwnerMessage, Shared, owner_of, run_on};
+use crate::owner::{Device, Owner, Shared};
+use crate::owner_queue::{OwnerQueue, owner_of, run_on};
 use crate::profiles::{ProfileEntry, Profiles, from_message};
 use crate::run::gateway_config;
 use crate::seal::seal_keys;
@@ -29,7 +29,7 @@ use crate::seal::seal_keys;
 pub struct Control {
     pub(crate) store: Store,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) owners: Vec<Sender<OwnerMessage>>,
+    pub(crate) owners: Vec<OwnerQueue>,
     pub(crate) profiles: Arc<Profiles>,
     pub(crate) gateways: Arc<Gateways>,
     pub(crate) started_at: Timestamp,
@@ -54,7 +54,7 @@ impl Control {
 
     async fn on_thread<T: Send + 'static>(
         &self,
-        owner: &Sender<OwnerMessage>,
+        owner: &OwnerQueue,
         work: impl FnOnce(&mut Owner) -> T + Send + 'static,
     ) -> Result<T, PortError> {
         run_on(owner, work).await.ok_or_else(overloaded)
@@ -102,6 +102,7 @@ impl NetworkPort for Control {
             allow_fcnt_reset: request.allow_fcnt_reset,
         };
         self.store.network().put_device(row).await.map_err(of_store)?;
+        seam::crash_point("network.device.written");
         self.on_owner(dev_eui, move |owner| {
             let shared = Arc::clone(&owner.shared);
             let is_new = !owner.devices.contains_key(&dev_eui);
@@ -135,6 +136,7 @@ impl NetworkPort for Control {
         let id = DevEui::new(dev_eui);
         let _turn = self.shared.turn(id).await;
         self.store.network().delete_device(dev_eui).await.map_err(of_store)?;
+        seam::crash_point("network.device.deleted");
         self.on_owner(id, move |owner| {
             let Some(device) = owner.devices.remove(&id) else { return };
             owner.shared.sizes.devices.fetch_sub(1, Ordering::Relaxed);
@@ -181,6 +183,7 @@ impl NetworkPort for Control {
         let cleared = pb::Delta { dev_eui: dev_eui.value(), removed: true, ..pb::Delta::default() };
         let delta = whole(&session, seal_keys(&self.shared.sealer, session.id, &session.keys));
         self.shared.journal.commit(Vec::new(), vec![cleared, delta]).await.map_err(of_store)?;
+        seam::crash_point("network.session.activated");
         self.on_owner(dev_eui, move |owner| {
             let shared = Arc::clone(&owner.shared);
             let Some(device) = owner.devices.get_mut(&dev_eui) else { return };

@@ -4,6 +4,7 @@ use mac::ids::FCntUp;
 use mac::session::Session;
 use mac::uplink::Step;
 use proto::internal as pb;
+use seam::{Bug, planted};
 
 pub(crate) fn removed(session: &Session) -> pb::Delta {
     pb::Delta {
@@ -20,7 +21,7 @@ pub(crate) fn delta_of(session: &Session, accepted: Option<FCntUp>, step: &Step)
     pb::Delta {
         fcnt_up_plus_1: accepted.map(|fcnt| u64::from(fcnt.value()) + 1),
         state: step.mac_changed.then(|| session.pack()),
-        ..down_counters_of(session)
+        ..if planted(Bug::DownCounterNotStored) { names_of(session) } else { down_counters_of(session) }
     }
 }
 
@@ -37,10 +38,12 @@ pub(crate) fn whole(session: &Session, sealed_keys: Vec<u8>) -> pb::Delta {
 /// What is not handed out of a session's downlink counters.
 pub(crate) fn down_counters_of(session: &Session) -> pb::Delta {
     pb::Delta {
-        dev_eui: session.dev_eui.value(),
-        session_id: session.id.value(),
         n_fcnt_down: Some(session.n_fcnt_down),
         a_fcnt_down: session.version.is_1_1().then_some(session.a_fcnt_down),
-        ..pb::Delta::default()
+        ..names_of(session)
     }
+}
+
+fn names_of(session: &Session) -> pb::Delta {
+    pb::Delta { dev_eui: session.dev_eui.value(), session_id: session.id.value(), ..pb::Delta::default() }
 }

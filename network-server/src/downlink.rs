@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use crossbeam_channel::Sender;
 use mac::dedup::Closed;
 use mac::downlink::{self, AppPayload, BuiltDownlink, DownlinkPlan, TxWindow};
 use mac::drop_reason::DropReason;
@@ -15,6 +14,7 @@ use mac::ids::DevEui;
 use mac::keys::NetworkKeys;
 use mac::session::{Profile, Session};
 use mac::units::Mono;
+use parking_lot::Mutex;
 use proto::internal as pb;
 use proto::port::PayloadPort;
 use proto::v1::DownlinkState;
@@ -27,7 +27,8 @@ use crate::drops::refusal_of;
 use crate::gateway::GatewayUplink;
 
 use crate::index::Candidate;
-use crate::owner::{OwnerMessage, Shared, VerifiedCopy, run_on_owner, seconds};
+use crate::owner::{Shared, VerifiedCopy, seconds};
+use crate::owner_queue::{OwnerQueue, run_on_owner};
 use crate::records::DownlinkNote;
 use crate::transmit::{Frame, Sent, Transmitter, Window, best_first};
 use crate::uplink::heard_at;
@@ -73,7 +74,7 @@ pub(crate) enum DownlinkMessage {
 /// What the tasks share.
 pub(crate) struct Downlinks {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) owners: Vec<Sender<OwnerMessage>>,
+    pub(crate) owners: Vec<OwnerQueue>,
     pub(crate) transmitter: Arc<Transmitter>,
     /// The app-bridge, once it is there.
     pub(crate) payloads: Arc<ArcSwapOption<Arc<dyn PayloadPort>>>,
@@ -113,7 +114,9 @@ impl Downlinks {
             self.refuse(&job, DropReason::DownlinkWindowMissed, "no window could be reached");
             return;
         }
+        seam::crash_point("network.downlink.before_payload");
         let answer = self.ask_payload(&job).await;
+        seam::crash_point("network.downlink.payload_taken");
         let Some((built, item)) = self.build(&job, answer) else { return };
         let note = DownlinkNote {
             dev_eui: job.dev_eui,
@@ -126,9 +129,10 @@ impl Downlinks {
         if built.confirmed && self.note_sent(&job, &built).await == Noted::No {
             let detail = "the session could not be told that a confirmed downlink leaves".to_owned();
             let reason = DropReason::DownlinkWindowMissed;
-            self.tell(&job, note, Sent::Failed { gateway: None, reason, detail }).await;
+            self.tell(&job, &built, Noted::No, note, Sent::Failed { gateway: None, reason, detail }).await;
             return;
         }
+        seam::crash_point("network.downlink.noted");
         let frame = Frame {
             phy: built.phy.clone(),
             region: job.profile.region(),
@@ -138,15 +142,9 @@ impl Downlinks {
         let turnaround_us = self.shared.clock.mono().saturating_us_since(job.heard_at);
         self.shared.metrics.turnaround_seconds.observe(seconds(turnaround_us));
         let sent = self.transmitter.transmit(&frame).await;
-        match &sent {
-            Sent::Acknowledged { .. } | Sent::Unknown { .. } => {
-                if !built.confirmed {
-                    self.note_sent(&job, &built).await;
-                }
-            }
-            Sent::Failed { .. } => self.note_failed(&job, &built).await,
-        }
-        self.tell(&job, note, sent).await;
+        seam::crash_point("network.downlink.outcome_known");
+        self.tell(&job, &built, Noted::Yes, note, sent).await;
+        seam::crash_point("network.downlink.told");
     }
 
     /// The application's payload, within its deadline; `None`: none, or too late. Its counter is burnt either way.
@@ -222,6 +220,7 @@ impl Downlinks {
             let profile = device.profile.load();
             let allow_fcnt_reset = device.allow_fcnt_reset;
             let Some(session) = device.session_mut(plan.session) else { return Noted::No };
+            seam::crash_point("network.downlink.before_note");
             if !downlink::on_downlink_sent(session, &plan, &built) {
                 // Nothing to write; the channel closes.
                 return Noted::Yes;
@@ -230,7 +229,7 @@ impl Downlinks {
                 shared.index.put(Candidate::new(session, &profile, allow_fcnt_reset));
             }
             let delta = pb::Delta { state: Some(session.pack()), ..down_counters_of(session) };
-            shared.submit_and_tell(vec![delta], committed);
+            shared.submit_and_tell(Vec::new(), vec![delta], committed);
             Noted::Yes
         });
         if told.await != Some(Noted::Yes) {
@@ -243,30 +242,68 @@ impl Downlinks {
         }
     }
 
-    /// Tells the session that the frame did not go on air: no answer to it is waited for.
-    async fn note_failed(&self, job: &DownlinkJob, built: &BuiltDownlink) {
-        let (dev_eui, id, fcnt_down) = (job.dev_eui, job.plan.session, built.fcnt_down);
+    /// Tells the session and the log what became of the frame, in turn with the device's uplinks. Returns when that is durable.
+    ///
+    /// A device that has answered the frame, or has a newer session, has settled the item already: an item has one end, and
+    /// what is found out later is not told.
+    async fn tell(
+        &self,
+        job: &DownlinkJob,
+        built: &BuiltDownlink,
+        noted: Noted,
+        note: DownlinkNote,
+        sent: Sent,
+    ) {
+        let failed = matches!(sent, Sent::Failed { .. });
+        let records = Arc::new(Mutex::new(self.records_of(job, note, sent)));
+        let untold = Arc::clone(&records);
+        let settled_by_device = built.confirmed && noted == Noted::Yes;
+        let (dev_eui, plan, built) = (job.dev_eui, job.plan.clone(), built.clone());
+        let (committed, wait) = oneshot::channel();
         let told = run_on_owner(&self.owners, dev_eui, move |owner| {
             let shared = Arc::clone(&owner.shared);
             let Some(device) = owner.devices.get_mut(&dev_eui) else { return };
             let (profile, allow_fcnt_reset) = (device.profile.load(), device.allow_fcnt_reset);
-            let Some(session) = device.session_mut(id) else { return };
-            if downlink::on_downlink_failed(session, fcnt_down) {
+            let Some(session) = device.session_mut(plan.session) else { return };
+            let awaited = session.outstanding_confirmed() == Some(built.fcnt_down);
+            if settled_by_device && !awaited {
+                return;
+            }
+            let mut deltas = Vec::new();
+            if failed && downlink::on_downlink_failed(session, built.fcnt_down) {
                 if session.version.is_1_1() {
                     shared.index.put(Candidate::new(session, &profile, allow_fcnt_reset));
                 }
-                let delta = pb::Delta { state: Some(session.pack()), ..down_counters_of(session) };
-                shared.submit(Vec::new(), vec![delta]);
+                deltas.push(pb::Delta { state: Some(session.pack()), ..down_counters_of(session) });
+            }
+            if !failed && !built.confirmed {
+                // A confirmed one was noted before it left.
+                downlink::on_downlink_sent(session, &plan, &built);
+            }
+            let records = std::mem::take(&mut *records.lock());
+            if !records.is_empty() || !deltas.is_empty() {
+                shared.submit_and_tell(records, deltas, committed);
             }
         });
-        if told.await.is_none() {
-            tracing::warn!(%dev_eui, "the session was not told that a downlink failed; its next uplink counts as unacknowledged");
+        if told.await.is_some() {
+            // A sender that was dropped without a word had nothing to write.
+            let _ = wait.await;
+            return;
+        }
+        // The server is stopping, or it is overloaded. A confirmed frame that was noted is settled by the device's next uplink.
+        let records = std::mem::take(&mut *untold.lock());
+        if !records.is_empty()
+            && !settled_by_device
+            && let Err(error) = self.shared.journal.commit(records, Vec::new()).await
+        {
+            tracing::error!(%dev_eui, %error, "what became of a downlink was not written");
         }
     }
 
-    async fn tell(&self, job: &DownlinkJob, mut note: DownlinkNote, sent: Sent) {
+    /// What the log is told of an item; nothing of frames of the network's own. What went wrong with either stands among the
+    /// refusals.
+    fn records_of(&self, job: &DownlinkJob, mut note: DownlinkNote, sent: Sent) -> Vec<pb::Record> {
         let at = self.shared.clock.wall();
-        let is_item = !note.item_id.is_empty();
         let mut records = Vec::new();
         match sent {
             Sent::Acknowledged { gateway, warning } => {
@@ -288,10 +325,7 @@ impl Downlinks {
                 records.push(note.record(at, DownlinkState::Queued, &format!("{}: {detail}", reason.code())));
             }
         }
-        // Frames of the network's own are nobody's item; what went wrong with them stands among the refusals.
-        if is_item && let Err(error) = self.shared.journal.commit(records, Vec::new()).await {
-            tracing::error!(%error, "what became of a downlink was not written");
-        }
+        if note.item_id.is_empty() { Vec::new() } else { records }
     }
 
     fn refuse(&self, job: &DownlinkJob, reason: DropReason, detail: &str) {

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crossbeam_channel::Sender;
 use mac::drop_reason::DropReason;
 use mac::ids::{DevEui, FCntUp};
 use mac::phy::{DataUp, Frame, parse_uplink};
@@ -21,7 +20,8 @@ use crate::gateway::{GatewayEvent, GatewayUplink, Ingress};
 use crate::index::{Candidate, DevAddrIndex};
 use crate::join::JoinCopy;
 use crate::metrics::{Metrics, Sizes};
-use crate::owner::{OwnerMessage, VerifiedCopy, owner_of};
+use crate::owner::{OwnerMessage, VerifiedCopy};
+use crate::owner_queue::{OwnerQueue, owner_of};
 
 /// Where verified frames and gateway news go.
 pub(crate) struct Ingest {
@@ -29,7 +29,7 @@ pub(crate) struct Ingest {
     pub(crate) drops: Arc<DropLog>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) sizes: Arc<Sizes>,
-    pub(crate) owners: Vec<Sender<OwnerMessage>>,
+    pub(crate) owners: Vec<OwnerQueue>,
     pub(crate) news: mpsc::Sender<GatewayEvent>,
     pub(crate) readiness: watch::Receiver<Readiness>,
     pub(crate) verdicts: Verdicts,

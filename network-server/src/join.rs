@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
 use mac::dedup::Reception;
 use mac::downlink::join_windows;
 use mac::drop_reason::DropReason;
@@ -21,18 +20,21 @@ use proto::internal as pb;
 use proto::internal::join_response::Result as JoinResult;
 use proto::internal::record::Kind;
 use proto::port::JoinPort;
+use seam::{Bug, planted};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
-use crate::budget::{JOIN_ACCEPT_DELAY2_MS, JOIN_KEPT_MS, JOIN_MS, JOINS_IN_FLIGHT_MAX, JOINS_PER_DEVICE_MAX};
+use crate::budget::{JOIN_ACCEPT_DELAY2_MS, JOIN_MS, JOINS_IN_FLIGHT_MAX, JOINS_PER_DEVICE_MAX};
 use crate::deltas::whole;
 use crate::drops::refusal_of;
 use crate::gateway::GatewayUplink;
 use crate::metrics::Metrics;
-use crate::owner::{OwnerMessage, Shared, Taken, run_on_owner, seconds};
+use crate::owner::{Shared, Taken, seconds};
+use crate::owner_queue::{OwnerQueue, run_on_owner};
 use crate::records;
 use crate::seal::seal_keys;
 use crate::transmit::{Frame, Sent, Transmitter, Window, best_first, by_signal};
+use crate::uplink::was_kept;
 
 /// One copy of a Join-Request.
 #[derive(Clone, Debug)]
@@ -67,7 +69,7 @@ pub(crate) struct JoinJob {
 /// What the tasks share.
 pub(crate) struct Joins {
     shared: Arc<Shared>,
-    owners: Vec<Sender<OwnerMessage>>,
+    owners: Vec<OwnerQueue>,
     transmitter: Arc<Transmitter>,
     join_server: Arc<dyn JoinPort>,
     net_id: NetId,
@@ -78,7 +80,7 @@ pub(crate) struct Joins {
 impl Joins {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        owners: Vec<Sender<OwnerMessage>>,
+        owners: Vec<OwnerQueue>,
         transmitter: Arc<Transmitter>,
         join_server: Arc<dyn JoinPort>,
         net_id: NetId,
@@ -131,13 +133,9 @@ impl Joins {
     /// request for a while and knows when it came.
     fn is_too_late(&self, job: &JoinJob) -> bool {
         let now = self.shared.clock.mono();
-        job.copies.iter().all(|copy| {
-            let kept_us = copy.gateway_time.map_or(0, |heard| copy.received_at.us().saturating_sub(heard.us()));
-            let kept_us = u64::try_from(kept_us).unwrap_or(0);
-            // A clock that is wrong by more than a day says nothing.
-            (JOIN_KEPT_MS * 1_000..DAY_US).contains(&kept_us)
-                || now.saturating_ms_since(copy.received) >= JOIN_ACCEPT_DELAY2_MS
-        })
+        job.copies
+            .iter()
+            .all(|copy| was_kept(copy) || now.saturating_ms_since(copy.received) >= JOIN_ACCEPT_DELAY2_MS)
     }
 
     async fn ask(&self, job: &JoinJob) -> Option<pb::JoinAnswer> {
@@ -150,7 +148,7 @@ impl Joins {
         let copy = job.copies.first()?;
         let request = pb::JoinRequest {
             phy_payload: copy.phy.to_vec(),
-            dev_addr: self.free_address(&job.addresses_in_use).value(),
+            dev_addr: free_address(self.net_id, &job.addresses_in_use, seam::random).value(),
             net_id: self.net_id.value(),
             mac_version: job.profile.mac_version.number(),
             dl_settings: u32::from(dl_settings.to_byte()),
@@ -195,7 +193,7 @@ impl Joins {
     async fn accept(&self, job: &JoinJob, answer: pb::JoinAnswer) -> Option<Vec<u8>> {
         let request = job.request;
         let now = self.shared.clock.wall();
-        let Some(session) = session_of(job, &answer, now) else {
+        let Some(mut session) = session_of(job, &answer, now) else {
             let detail = "an answer with keys of a wrong length".to_owned();
             self.refuse(job, DropReason::JoinServerUnavailable, detail, None);
             return None;
@@ -212,6 +210,7 @@ impl Joins {
                 Standing::Unknown => {}
             }
         }
+        session.begin_after(self.newest_start(request.dev_eui).await);
         let receptions = job.copies.iter().map(|copy| records::reception(copy, now, false)).collect();
         let record = records::record(
             now,
@@ -228,6 +227,12 @@ impl Joins {
             }),
         );
         let delta = whole(&session, seal_keys(&self.shared.sealer, session.id, &session.keys));
+        if planted(Bug::AnswerJoinBeforeCommit) {
+            self.shared.submit(vec![record], vec![delta]);
+            run_on_owner(&self.owners, request.dev_eui, move |owner| owner.add_pending(session)).await?;
+            return Some(answer.phy_payload);
+        }
+        seam::crash_point("network.join.before_commit");
         let commit = self.shared.journal.commit(vec![record], vec![delta]);
         match tokio::time::timeout(Duration::from_millis(JOIN_MS), commit).await {
             Ok(Ok(_)) => {}
@@ -243,6 +248,14 @@ impl Joins {
         // The accept may not leave before the owner knows the session.
         let taken = run_on_owner(&self.owners, request.dev_eui, move |owner| owner.add_pending(session)).await;
         (taken == Some(Taken::Yes)).then_some(answer.phy_payload)
+    }
+
+    /// When the newest session of a device began: the next one is newer, whatever the wall clock says meanwhile.
+    async fn newest_start(&self, dev_eui: DevEui) -> Option<u32> {
+        let newest = run_on_owner(&self.owners, dev_eui, move |owner| {
+            owner.devices.get(&dev_eui)?.sessions().map(|session| session.mac.started_at_s).max()
+        });
+        newest.await.flatten()
     }
 
     /// What the owner knows of a session. A session in use is never made again: its counters would start anew.
@@ -294,16 +307,6 @@ impl Joins {
         self.shared.drops.refuse(refusal);
     }
 
-    /// A random address of the network that the device does not have already.
-    fn free_address(&self, in_use: &[DevAddr]) -> DevAddr {
-        loop {
-            let address = DevAddr::in_net(self.net_id, seam::random());
-            if !in_use.contains(&address) {
-                return address;
-            }
-        }
-    }
-
     /// A place among the joins of a device in work; it is free again when it is dropped.
     fn enter(&self, dev_eui: DevEui) -> Option<Place<'_>> {
         let place = Place { in_work: &self.in_work, dev_eui };
@@ -340,6 +343,16 @@ enum Standing {
     Unknown,
 }
 
+/// A random address of the network that the device does not have already.
+fn free_address(net_id: NetId, in_use: &[DevAddr], draw: impl Fn() -> u32) -> DevAddr {
+    loop {
+        let address = DevAddr::in_net(net_id, draw());
+        if !in_use.contains(&address) {
+            return address;
+        }
+    }
+}
+
 fn session_of(job: &JoinJob, answer: &pb::JoinAnswer, now: mac::units::Timestamp) -> Option<Session> {
     let key = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).ok();
     let keys = NetworkKeys {
@@ -367,4 +380,24 @@ fn session_of(job: &JoinJob, answer: &pb::JoinAnswer, now: mac::units::Timestamp
     Some(Session::new_otaa(&job.profile, params, now))
 }
 
-const DAY_US: u64 = 86_400_000_000;
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// JOIN-013: however small the network, a device that joins again gets another address than those it has.
+    #[test]
+    fn a_new_address_is_none_of_those_the_device_has() {
+        // 128 addresses, of which three are taken.
+        let net_id = NetId::new(7 << 21 | 1);
+        let in_use = [0, 1, 2].map(|host| DevAddr::in_net(net_id, host));
+        let drawn = Cell::new(0);
+        let draw = || drawn.replace(drawn.get() + 1);
+        for _ in 0..100_000 {
+            let address = free_address(net_id, &in_use, draw);
+            assert!(!in_use.contains(&address) && address.is_in_net(net_id), "{address}");
+        }
+        assert!(drawn.get() > 100_000, "addresses in use were drawn, too");
+    }
+}

@@ -21,6 +21,7 @@ mod index;
 mod ingest;
 mod join;
 mod owner;
+mod owner_queue;
 mod profiles;
 mod records;
 mod run;
@@ -28,4 +29,4 @@ mod seal;
 mod transmit;
 mod uplink;
 
-pub use run::{NetworkConfig, NetworkServer, StartError};
+pub use run::{Host, NetworkConfig, NetworkServer, StartError};

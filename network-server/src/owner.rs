@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use hashbrown::HashMap;
 use mac::dedup::{Closed, Counter, Dedup, DedupLimits, FrameId, Handled, Reception};
 use mac::drop_reason::DropReason;
@@ -17,60 +17,25 @@ use mac::units::Mono;
 use mac::uplink::{self, QueueHint};
 use mac::verify::Proof;
 use proto::internal as pb;
+use seam::{Bug, planted};
 use store::{Journal, Sealer, Submission};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::budget::{JOINS_REMEMBERED_MAX, PENDING_SESSIONS_MAX, SHARDS};
+use crate::budget::{JOINS_REMEMBERED_MAX, PENDING_SESSIONS_MAX};
 use crate::clock::Clock;
 use crate::deltas::{delta_of, removed};
 use crate::downlink::{DownlinkJob, DownlinkMessage};
 use crate::drops::DropLog;
 use crate::drops::refusal_of;
-use crate::gateway::{Bucket, GatewayUplink, RateLimit};
+use crate::gateway::{Bucket, GatewayUplink, Gateways, RateLimit};
 use crate::index::{Candidate, DevAddrIndex};
 use crate::join::{JoinCopy, JoinJob};
 use crate::metrics::{Metrics, Sizes};
+use crate::owner_queue::owner_of;
 use crate::profiles::ProfileEntry;
 use crate::records::{self};
 use crate::transmit::by_signal;
 use crate::uplink::{count_note, low_half_of_time, radio_context, step_records, uplink_record};
-
-/// Which of `owners` owner threads a device belongs to.
-pub(crate) fn owner_of(dev_eui: DevEui, owners: usize) -> usize {
-    // Fibonacci hashing: EUIs of one maker differ in their low bits only.
-    let shard = dev_eui.value().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
-    usize::try_from(shard % SHARDS).unwrap_or(0) % owners.max(1)
-}
-
-/// Runs something on the owner of a device, in turn with its frames; `None`: the owner is gone, or overloaded for seconds.
-pub(crate) async fn run_on_owner<T: Send + 'static>(
-    owners: &[Sender<OwnerMessage>],
-    dev_eui: DevEui,
-    work: impl FnOnce(&mut Owner) -> T + Send + 'static,
-) -> Option<T> {
-    run_on(owners.get(owner_of(dev_eui, owners.len()))?, work).await
-}
-
-/// Like [`run_on_owner`], on this owner.
-pub(crate) async fn run_on<T: Send + 'static>(
-    owner: &Sender<OwnerMessage>,
-    work: impl FnOnce(&mut Owner) -> T + Send + 'static,
-) -> Option<T> {
-    let (answer, wait) = oneshot::channel();
-    let mut message = OwnerMessage::Run(Box::new(move |owner: &mut Owner| {
-        // Whoever asked may have gone away.
-        let _ = answer.send(work(owner));
-    }));
-    for _ in 0..OWNER_TRIES {
-        match owner.try_send(message) {
-            Ok(()) => return tokio::time::timeout(OWNER_ANSWER, wait).await.ok()?.ok(),
-            Err(TrySendError::Disconnected(_)) => return None,
-            Err(TrySendError::Full(back)) => message = back,
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    None
-}
 
 /// A copy of a frame whose MIC holds.
 #[derive(Clone, Debug)]
@@ -136,6 +101,7 @@ pub(crate) struct Shared {
     pub(crate) drops: Arc<DropLog>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) sizes: Arc<Sizes>,
+    pub(crate) gateways: Arc<Gateways>,
     pub(crate) journal: Journal,
     pub(crate) sealer: Sealer,
     pub(crate) clock: Clock,
@@ -196,6 +162,34 @@ impl Owner {
             }
             self.close_windows();
         }
+        self.close_all();
+    }
+
+    /// The same as a task of a simulated world, where the queue rings a bell.
+    pub(crate) async fn run_as_task(mut self, messages: &Receiver<OwnerMessage>, bell: &Notify) {
+        loop {
+            match self.next_timeout() {
+                None => bell.notified().await,
+                Some(at) => {
+                    let wait = Duration::from_micros(at.saturating_us_since(self.now()));
+                    // Either of the two is a reason to look.
+                    let _ = tokio::time::timeout(wait, bell.notified()).await;
+                }
+            }
+            let mut stop = false;
+            while !stop && let Ok(message) = messages.try_recv() {
+                stop = self.take(message).is_stop();
+            }
+            if stop {
+                break;
+            }
+            self.close_windows();
+        }
+        self.close_all();
+    }
+
+    /// Decides the windows that are open, before the end.
+    pub(crate) fn close_all(&mut self) {
         let now = self.now();
         for closed in self.uplinks.close_all(now) {
             self.decide(closed, now);
@@ -278,6 +272,9 @@ impl Owner {
         }
         let (counter, refused) = match session.recheck(&uplink) {
             Ok(counter) => (counter, DropReason::NbTransExceeded),
+            Err(DropReason::FcntReplayed) if planted(Bug::SkipCompareAndSet) => {
+                (Counter::Fresh, DropReason::FcntReplayed)
+            }
             // It may still be a copy of a frame whose window is open, while the next frame is here already.
             Err(reason @ DropReason::FcntReplayed) => (Counter::RepeatExhausted, reason),
             Err(reason) => {
@@ -291,7 +288,9 @@ impl Owner {
             }
         };
         let id = FrameId::Data { session: session.id, fcnt: copy.proof.fcnt(), content: copy.proof.content() };
-        let late_ms = session.rx2_delay_ms();
+        // The delay the profile asks for may be in force already: this very frame may carry the device's answer.
+        let asked_ms = (u64::from(profile.rx_delay_s) + 1) * 1_000;
+        let late_ms = session.rx2_delay_ms().max(asked_ms);
         match self.uplinks.handle(id, counter, copy.clone(), late_ms, now) {
             Handled::Opened => {
                 session.open_uplink(&profile, &uplink, copy.uplink.received_at);
@@ -333,7 +332,13 @@ impl Owner {
         }
     }
 
-    fn decide(&mut self, closed: Closed<VerifiedCopy>, now: Mono) {
+    fn decide(&mut self, mut closed: Closed<VerifiedCopy>, now: Mono) {
+        if planted(Bug::RepeatIsNew) {
+            closed.repeat = false;
+        }
+        if planted(Bug::ReceptionsLost) {
+            closed.receptions.truncate(1);
+        }
         let shared = Arc::clone(&self.shared);
         let Some(first) = closed.receptions.first() else { return };
         let (dev_eui, proof) = (first.dev_eui, first.proof);
@@ -355,7 +360,7 @@ impl Owner {
         let phy = Arc::clone(&first.uplink.phy);
         let Some(uplink) = proof.open(&phy) else { return };
         let at = first.uplink.received_at;
-        let radio = radio_context(&profile, session, &closed, now);
+        let radio = radio_context(&profile, session, &closed, &shared.gateways, now);
         let step = if closed.repeat {
             uplink::apply_repeat(session, &profile, &uplink, &radio, at)
         } else {
@@ -363,7 +368,8 @@ impl Owner {
         };
 
         let mut events = Vec::new();
-        if !closed.repeat {
+        let dropped = planted(Bug::DropEventRow) && proof.fcnt().value() % 4 == 3;
+        if !closed.repeat && !dropped {
             // A device that may start its counter again sends two frames under one number.
             let id_salt = if allow_fcnt_reset { low_half_of_time(at) } else { 0 };
             events.push(uplink_record(&uplink, &step, &closed, &radio, session, at, id_salt));
@@ -498,10 +504,19 @@ impl Owner {
         device.pending.retain(|known| known.id != session.id);
         shared.sizes.sessions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         shared.index.put(Candidate::new(&session, &profile, device.allow_fcnt_reset));
-        device.pending.push(session);
         let mut deltas = Vec::new();
+        if (planted(Bug::OverwriteLiveSession) || planted(Bug::RetireAtJoin))
+            && let Some(old) = device.current.take()
+        {
+            shared.index.remove(&old);
+            if planted(Bug::RetireAtJoin) {
+                deltas.push(removed(&old));
+            }
+        }
+        device.pending.push(session);
         while device.pending.len() > PENDING_SESSIONS_MAX {
-            let oldest = device.pending.remove(0);
+            let victim = if planted(Bug::EvictNewestPending) { PENDING_SESSIONS_MAX } else { 0 };
+            let oldest = device.pending.remove(victim);
             shared.index.remove(&oldest);
             shared.sizes.sessions.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
             deltas.push(removed(&oldest));
@@ -556,13 +571,18 @@ impl Shared {
         self.hand_over(Submission { records, deltas, done: None });
     }
 
-    /// Makes changes durable and then says so.
-    pub(crate) fn submit_and_tell(&self, deltas: Vec<pb::Delta>, committed: oneshot::Sender<()>) {
+    /// Makes something durable and then says so.
+    pub(crate) fn submit_and_tell(
+        &self,
+        records: Vec<pb::Record>,
+        deltas: Vec<pb::Delta>,
+        committed: oneshot::Sender<()>,
+    ) {
         let done = move |_| {
             // Whoever waits may have given up.
             let _ = committed.send(());
         };
-        self.hand_over(Submission { records: Vec::new(), deltas, done: Some(Box::new(done)) });
+        self.hand_over(Submission { records, deltas, done: Some(Box::new(done)) });
     }
 
     fn submit_uplink(
@@ -576,8 +596,16 @@ impl Shared {
         let metrics = Arc::clone(&self.metrics);
         let drops = Arc::clone(&self.drops);
         let clock = self.clock;
+        let mut job = job;
+        if planted(Bug::AcknowledgeBeforeCommit)
+            && let Some(job) = job.take()
+        {
+            // Nobody counts what a planted bug misses.
+            let _ = self.downlinks.try_send(DownlinkMessage::Job(Box::new(job)));
+        }
         let downlinks = self.downlinks.clone();
         let done = move |_| {
+            seam::crash_point("network.uplink.committed");
             if is_new {
                 Metrics::add(&metrics.uplinks);
             }
@@ -622,10 +650,6 @@ pub(crate) fn seconds(us: u64) -> f64 {
 }
 
 const MESSAGES_A_TURN: usize = 64;
-/// An owner that waits for the disk answers late; whoever asked should not wait for ever.
-const OWNER_ANSWER: Duration = Duration::from_secs(5);
-/// A full queue of an owner is gone in milliseconds, or the machine is overloaded.
-const OWNER_TRIES: u32 = 2_000;
 /// Copies of Join-Requests of one DevEUI. A device sends one every ten seconds at most; many gateways may hear it.
 const JOIN_RATE: RateLimit = RateLimit { per_second: 20, burst: 200 };
 /// A copy of a Join-Request is recognised for so long.

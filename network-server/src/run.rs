@@ -6,7 +6,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use crossbeam_channel::Sender;
 use mac::dedup::WINDOW_MS;
 use mac::ids::{DevEui, FCntUp, GatewayEui, NetId, SessionId};
 use mac::region::RegionId;
@@ -19,19 +18,21 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-use crate::budget::{DOWNLINKS_IN_FLIGHT_MAX, DRAIN_MS, JOINS_IN_FLIGHT_MAX, OWNER_QUEUE_MAX};
+use crate::budget::{DOWNLINKS_IN_FLIGHT_MAX, DRAIN_MS, JOINS_IN_FLIGHT_MAX};
 use crate::clock::Clock;
 use crate::control::Control;
 use crate::downlink::{DownlinkMessage, Downlinks};
 use crate::drops::DropLog;
 use crate::gateway::{
     self, GatewayConfig, GatewayError, GatewayEvent, GatewayPolicy, Gateways, UdpConfig, UdpServer,
+    VirtualPort, Wire,
 };
 use crate::index::{Candidate, DevAddrIndex};
 use crate::ingest::{Ingest, ReplayBudget, Verdicts};
 use crate::join::Joins;
 use crate::metrics::{Metrics, Sizes};
-use crate::owner::{Device, Owner, OwnerMessage, Shared, owner_of};
+use crate::owner::{Device, Owner, OwnerMessage, Shared};
+use crate::owner_queue::{OwnerQueue, owner_of, run_on};
 use crate::profiles::{Profiles, from_message};
 use crate::records;
 use crate::seal::open_keys;
@@ -67,6 +68,14 @@ impl Default for NetworkConfig {
     }
 }
 
+/// What the network server runs on.
+pub enum Host {
+    /// Sockets and threads of this machine.
+    Machine,
+    /// A simulated world: everything is a task of the runtime it is started on, and datagrams leave on this wire.
+    Simulation(Arc<dyn Wire>),
+}
+
 /// Why the network server did not start. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -91,7 +100,8 @@ pub struct NetworkServer {
     payloads: Arc<ArcSwapOption<Arc<dyn PayloadPort>>>,
     ingest: Arc<Ingest>,
     udp: Arc<UdpServer>,
-    owners: Vec<Sender<OwnerMessage>>,
+    virtual_port: Option<VirtualPort>,
+    owners: Vec<OwnerQueue>,
     threads: Vec<JoinHandle<()>>,
     tasks: JoinSet<()>,
     /// Downlinks and joins between their commit and their outcome.
@@ -116,6 +126,7 @@ impl NetworkServer {
         config: NetworkConfig,
         store: &Store,
         join_server: Arc<dyn JoinPort>,
+        host: Host,
     ) -> Result<Self, StartError> {
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::default());
@@ -134,6 +145,7 @@ impl NetworkServer {
             drops: Arc::clone(&drops),
             metrics: Arc::clone(&metrics),
             sizes: Arc::clone(&sizes),
+            gateways: Arc::clone(&gateways),
             journal: store.journal(),
             sealer: store.sealer(),
             clock,
@@ -149,11 +161,16 @@ impl NetworkServer {
 
         let mut owners = Vec::new();
         let mut threads = Vec::new();
+        let mut tasks = JoinSet::new();
         for (number, owner) in loaded.into_iter().enumerate() {
-            let (sender, receiver) = crossbeam_channel::bounded(OWNER_QUEUE_MAX);
-            let thread = std::thread::Builder::new().name(format!("owner-{number}"));
-            threads.push(thread.spawn(move || owner.run(&receiver)).map_err(StartError::Thread)?);
-            owners.push(sender);
+            owners.push(match &host {
+                Host::Machine => {
+                    let (queue, thread) = OwnerQueue::on_thread(owner, number).map_err(StartError::Thread)?;
+                    threads.push(thread);
+                    queue
+                }
+                Host::Simulation(_) => OwnerQueue::as_task(owner, &mut tasks),
+            });
         }
 
         let (news, news_received) = mpsc::channel(NEWS_MAX);
@@ -170,14 +187,21 @@ impl NetworkServer {
             stopping: AtomicBool::new(false),
         });
         let udp_clock = Arc::new(move || (clock.mono(), clock.wall()));
-        let udp =
-            Arc::new(gateway::start(config.udp, Arc::clone(&gateways), Arc::clone(&ingest) as _, udp_clock)?);
+        let ingress = Arc::clone(&ingest) as _;
+        let (udp, virtual_port) = match host {
+            Host::Machine => (gateway::start(config.udp, Arc::clone(&gateways), ingress, udp_clock)?, None),
+            Host::Simulation(wire) => {
+                let (udp, port) = gateway::start_virtual(Arc::clone(&gateways), ingress, udp_clock, wire);
+                tasks.spawn(port.clone().run_timers());
+                (udp, Some(port))
+            }
+        };
+        let udp = Arc::new(udp);
 
         let payloads = Arc::new(ArcSwapOption::empty());
         let under_way = TaskTracker::new();
         let transmitter =
             Arc::new(Transmitter::new(Arc::clone(&udp), Arc::clone(&gateways), clock, Arc::clone(&metrics)));
-        let mut tasks = JoinSet::new();
         tasks.spawn(
             Arc::new(Downlinks {
                 shared: Arc::clone(&shared),
@@ -206,7 +230,20 @@ impl NetworkServer {
             started_at: clock.wall(),
         });
         tasks.spawn(tell_news(Arc::clone(&port), config.auto_register_region, news_received));
-        Ok(Self { port, payloads, ingest, udp, owners, threads, tasks, under_way, metrics, drops, sizes })
+        Ok(Self {
+            port,
+            payloads,
+            ingest,
+            udp,
+            virtual_port,
+            owners,
+            threads,
+            tasks,
+            under_way,
+            metrics,
+            drops,
+            sizes,
+        })
     }
 
     /// The port the app-bridge talks to.
@@ -224,6 +261,11 @@ impl NetworkServer {
         self.udp.local_addr()
     }
 
+    /// Where a simulated world puts in datagrams; `None` on a machine.
+    pub fn virtual_port(&self) -> Option<VirtualPort> {
+        self.virtual_port.clone()
+    }
+
     /// Makes counters and histograms visible.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.metrics.register(&self.drops, Arc::clone(&self.sizes), Arc::clone(&self.udp), registry);
@@ -233,9 +275,13 @@ impl NetworkServer {
     /// caller's to close.
     pub async fn stop(mut self) {
         self.ingest.stopping.store(true, Ordering::Relaxed);
-        self.stop_owners().await;
-        // What the owners handed over is committed, and its downlinks are under way, when these two come back.
         let drained = tokio::time::timeout(Duration::from_millis(DRAIN_MS), async {
+            for owner in &self.owners {
+                if run_on(owner, Owner::close_all).await.is_none() {
+                    return;
+                }
+            }
+            // What the owners handed over is committed, and its downlinks are under way, when these two come back.
             if self.port.shared.journal.commit(Vec::new(), Vec::new()).await.is_err() {
                 return;
             }
@@ -249,6 +295,8 @@ impl NetworkServer {
         if drained.await.is_err() {
             tracing::warn!("the outcome of some downlinks was not waited for; they end as unknown");
         }
+        // Not before: they are asked whether an outcome still counts.
+        self.stop_owners().await;
         let udp = Arc::clone(&self.udp);
         if tokio::task::spawn_blocking(move || udp.stop()).await.is_err() {
             tracing::error!("stopping the gateways' port was cut off");

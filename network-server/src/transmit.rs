@@ -15,6 +15,7 @@ use mac::ids::GatewayEui;
 use mac::region::{CodingRate, Modulation, Region};
 use mac::units::{Hz, Mono};
 use parking_lot::Mutex;
+use seam::{Bug, planted};
 use tokio::sync::oneshot;
 
 use crate::budget::{GATEWAY_LEAD_MS, TX_ACK_MS};
@@ -74,14 +75,17 @@ impl Transmitter {
     /// Sends the frame through the best way that is left.
     pub(crate) async fn transmit(&self, frame: &Frame<'_>) -> Sent {
         let detail = "no window could be reached".to_owned();
+        let mut tries = 0_u32;
         let mut last = Sent::Failed { gateway: None, reason: DropReason::DownlinkWindowMissed, detail };
         for copy in frame.copies {
             for window in &frame.windows {
                 if !self.in_reach(copy, window) {
                     continue;
                 }
-                let sent = self.try_way(frame, copy, window).await;
-                if !matches!(sent, Sent::Failed { .. }) {
+                let sent = self.try_way(frame, copy, window, tries).await;
+                tries += 1;
+                let goes_on = planted(Bug::NextWindowAfterSilence) && matches!(sent, Sent::Unknown { .. });
+                if !goes_on && !matches!(sent, Sent::Failed { .. }) {
                     return sent;
                 }
                 last = sent;
@@ -106,7 +110,7 @@ impl Transmitter {
         self.now().plus_us(lead_us) <= opens
     }
 
-    async fn try_way(&self, frame: &Frame<'_>, copy: &GatewayUplink, window: &Window) -> Sent {
+    async fn try_way(&self, frame: &Frame<'_>, copy: &GatewayUplink, window: &Window, tries: u32) -> Sent {
         let gateway = copy.gateway;
         let failed = |reason, detail: String| Sent::Failed { gateway: Some(gateway), reason, detail };
         let Some(limits) = frame.region.downlink_limits(window.freq) else {
@@ -128,7 +132,7 @@ impl Transmitter {
             antenna: copy.antenna,
             board: copy.board,
             polarization: Polarization::Inverted,
-            phy: frame.phy.clone(),
+            phy: bytes_for(frame, tries),
         };
         let outcome = self.ask(&request).await;
         if !matches!(outcome, TxOutcome::NoPath | TxOutcome::SendFailed { .. }) {
@@ -200,7 +204,26 @@ impl Transmitter {
 
 /// When a window opens on the counter of the gateway that heard the uplink, which runs modulo 2^32 µs.
 fn opens_at_us(tmst_us: u32, delay_s: u8) -> u32 {
-    tmst_us.wrapping_add(u32::from(delay_s) * 1_000_000)
+    let delay_us = u32::from(delay_s) * 1_000_000;
+    if planted(Bug::TmstDoesNotWrap) {
+        return tmst_us.saturating_add(delay_us);
+    }
+    if planted(Bug::RxDelayOff) {
+        return tmst_us.wrapping_add(delay_us + 1_000_000);
+    }
+    tmst_us.wrapping_add(delay_us)
+}
+
+/// The bytes for a window: the same for each.
+fn bytes_for(frame: &Frame<'_>, tries: u32) -> Vec<u8> {
+    let mut phy = frame.phy.clone();
+    if planted(Bug::OtherFrameAfterRefusal)
+        && tries > 0
+        && let Some(last) = phy.last_mut()
+    {
+        *last ^= 1;
+    }
+    phy
 }
 
 /// The copies of an uplink, the best way back first: gateways with a downlink path, then by signal.

@@ -1,6 +1,7 @@
 //! The messages of loam, public (`loam.v1`) and between roles (`loam.internal.v1`), and the ports the roles talk through.
 
 pub mod link;
+pub mod mark;
 pub mod port;
 mod redact;
 

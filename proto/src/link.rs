@@ -1,5 +1,7 @@
 //! How roles in different processes prove to each other that they belong together: one shared token.
 
+use std::collections::BTreeSet;
+
 use subtle::ConstantTimeEq;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -25,24 +27,33 @@ impl std::fmt::Debug for RoleToken {
 
 /// Why a token is not one.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error(
-    "the role token has {0} usable characters; it needs 16 to 256 printable ASCII characters without spaces"
-)]
-pub struct TokenError(usize);
+pub enum TokenError {
+    /// So many characters can be used.
+    #[error(
+        "the role token has {0} usable characters; it needs 16 to 256 printable ASCII characters without spaces"
+    )]
+    Characters(usize),
+    /// It stands in an example, or is one character again and again.
+    #[error("the role token is a placeholder; take random characters, for example of `openssl rand -hex 32`")]
+    Placeholder,
+}
 
 impl RoleToken {
     /// Takes the token as it stands in its file; white space around it is ignored.
     ///
     /// # Errors
-    /// [`TokenError`] when it is shorter than 16 or longer than 256 characters, or has other than printable ones.
+    /// [`TokenError`] when it is shorter than 16 or longer than 256 characters, has other than printable ones, or is no secret.
     pub fn parse(text: &str) -> Result<Self, TokenError> {
         let text = text.trim();
         let usable = text.bytes().filter(u8::is_ascii_graphic).count();
         if usable != text.len() || !(16..=256).contains(&usable) {
-            return Err(TokenError(usable));
+            return Err(TokenError::Characters(usable));
+        }
+        if is_placeholder(text) {
+            return Err(TokenError::Placeholder);
         }
         let mut value: MetadataValue<Ascii> =
-            format!("Bearer {text}").parse().map_err(|_| TokenError(usable))?;
+            format!("Bearer {text}").parse().map_err(|_| TokenError::Characters(usable))?;
         value.set_sensitive(true);
         Ok(Self(value))
     }
@@ -65,6 +76,16 @@ impl Interceptor for RoleToken {
     }
 }
 
+/// Whether a text asks to be replaced, or has hardly a character in it that differs from the others.
+fn is_placeholder(text: &str) -> bool {
+    let letters: String = text.chars().filter(char::is_ascii_alphabetic).collect::<String>().to_lowercase();
+    let different: BTreeSet<u8> = text.bytes().collect();
+    different.len() < DIFFERENT_MIN || PLACEHOLDERS.iter().any(|words| letters.contains(words))
+}
+
+const PLACEHOLDERS: [&str; 5] = ["changeme", "changethis", "placeholder", "replaceme", "replacethis"];
+const DIFFERENT_MIN: usize = 6;
+
 /// See [`RoleToken::guard`].
 #[derive(Clone, Debug)]
 pub struct RoleGuard(RoleToken);
@@ -86,6 +107,7 @@ impl Interceptor for RoleGuard {
 mod tests {
     use super::*;
 
+    /// AS-002.
     #[test]
     fn a_call_passes_only_with_the_same_token() {
         let token = RoleToken::parse(" 0123456789abcdef\n").expect("well formed");
@@ -98,9 +120,26 @@ mod tests {
         assert!(!format!("{other:?}").contains("0123"));
     }
 
+    /// OPS-001.
+    #[test]
+    fn a_token_out_of_an_example_is_refused() {
+        for placeholder in [
+            "you-must-replace-this",
+            "CHANGE_ME-change_me",
+            "my-placeholder-token",
+            "aaaaaaaaaaaaaaaaaaaa",
+            "1212121212121212",
+        ] {
+            let error = RoleToken::parse(placeholder).expect_err(placeholder);
+            assert_eq!(error, TokenError::Placeholder);
+            assert!(!error.to_string().contains(placeholder));
+        }
+        RoleToken::parse("7d1f0e6a9b2c4835").expect("random enough");
+    }
+
     #[test]
     fn a_short_token_or_one_with_spaces_is_refused() {
-        assert_eq!(RoleToken::parse("short").expect_err("it is short"), TokenError(5));
+        assert_eq!(RoleToken::parse("short").expect_err("it is short"), TokenError::Characters(5));
         assert!(RoleToken::parse("0123456789 abcdef0").is_err());
     }
 }

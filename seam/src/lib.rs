@@ -16,7 +16,7 @@ use rand::distr::{Distribution, StandardUniform};
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 
-pub use crash_point::crash_point;
+pub use crash_point::{CRASH_POINTS, HAS_CRASH_POINTS, crash_point};
 pub use planted::Bug;
 #[cfg(feature = "planted")]
 pub use planted::plant;

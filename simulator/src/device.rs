@@ -224,6 +224,13 @@ impl VirtualDevice {
         }
     }
 
+    /// Sets the last counter of a downlink it has heard.
+    pub fn set_last_fcnt_down(&mut self, fcnt: u32) {
+        if let Some(session) = &mut self.session {
+            session.n_fcnt_down = Some(fcnt);
+        }
+    }
+
     /// The DevNonce its next Join-Request will have.
     pub fn set_next_dev_nonce(&mut self, nonce: u16) {
         self.next_dev_nonce = nonce;

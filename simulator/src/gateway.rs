@@ -9,62 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use mac::ids::GatewayEui;
-use serde::Deserialize;
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-const VERSION: u8 = 2;
-const PUSH_DATA: u8 = 0;
-const PUSH_ACK: u8 = 1;
-const PULL_DATA: u8 = 2;
-const PULL_RESP: u8 = 3;
-const PULL_ACK: u8 = 4;
-const TX_ACK: u8 = 5;
+use crate::forwarder::{self, PULL_ACK, PULL_RESP, PUSH_ACK};
+pub use crate::forwarder::{Reception, Transmission};
 
 /// Downlinks a gateway was asked to send, in order of arrival.
 pub type Downlinks = mpsc::UnboundedReceiver<Transmission>;
-
-/// What a gateway heard of one frame.
-#[derive(Clone, Debug)]
-pub struct Reception {
-    /// The frame as it was on air.
-    pub phy_payload: Vec<u8>,
-    /// Frequency in Hz.
-    pub freq_hz: u32,
-    /// Data rate as forwarders write it, for example `SF7BW125`.
-    pub data_rate: String,
-    /// Channel RSSI in dBm.
-    pub rssi_dbm: i32,
-    /// Signal-to-noise ratio in dB.
-    pub snr_db: f32,
-    /// The gateway's counter at the end of the frame, microseconds.
-    pub tmst_us: u32,
-}
-
-/// A frame the server wants on air.
-#[derive(Clone, Debug)]
-pub struct Transmission {
-    /// The gateway that was asked.
-    pub gateway: GatewayEui,
-    /// Counter value at which it starts, microseconds; `None`: at once.
-    pub tmst_us: Option<u32>,
-    /// Frequency in Hz.
-    pub freq_hz: u32,
-    /// Data rate, for example `SF12BW125`.
-    pub data_rate: String,
-    /// Power in dBm.
-    pub power_dbm: i32,
-    /// Inverted polarity, as for all downlinks to devices.
-    pub inverted: bool,
-    /// The frame.
-    pub phy_payload: Vec<u8>,
-    /// How long before its start it arrived, microseconds; negative: too late.
-    pub lead_us: i64,
-}
 
 /// How the gateway answers a PULL_RESP.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -189,8 +143,7 @@ impl VirtualGateway {
     /// # Errors
     /// The socket's.
     pub async fn push(&self, receptions: &[Reception]) -> io::Result<()> {
-        let rxpk: Vec<_> = receptions.iter().map(rxpk_json).collect();
-        self.push_json(&serde_json::json!({ "rxpk": rxpk }).to_string()).await
+        self.push_json(&forwarder::rxpk_text(receptions)).await
     }
 
     /// Sends one PUSH_DATA with this text behind the header, whatever it is.
@@ -199,8 +152,7 @@ impl VirtualGateway {
     /// The socket's.
     pub async fn push_json(&self, text: &str) -> io::Result<()> {
         let token = self.token.fetch_add(1, Ordering::Relaxed);
-        let mut datagram = header(PUSH_DATA, token, self.eui);
-        datagram.extend_from_slice(text.as_bytes());
+        let datagram = forwarder::push_data(token, self.eui, text);
         self.counts.pushed.fetch_add(1, Ordering::Relaxed);
         self.send_raw(&datagram).await
     }
@@ -216,7 +168,7 @@ impl VirtualGateway {
     async fn wait_for_pull_ack(&self) -> io::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);
         while Instant::now() < deadline {
-            self.send_raw(&header(PULL_DATA, 0, self.eui)).await.or_else(refused_is_not_ready)?;
+            self.send_raw(&forwarder::pull_data(0, self.eui)).await.or_else(refused_is_not_ready)?;
             if tokio::time::timeout(Duration::from_millis(100), self.pull_acked.notified()).await.is_ok() {
                 return Ok(());
             }
@@ -243,7 +195,7 @@ async fn keep_alive(socket: Arc<UdpSocket>, eui: GatewayEui) {
     loop {
         every.tick().await;
         // A server that is away is asked again with the next tick.
-        let _ = socket.send(&header(PULL_DATA, 0, eui)).await;
+        let _ = socket.send(&forwarder::pull_data(0, eui)).await;
     }
 }
 
@@ -272,8 +224,8 @@ impl Receiver {
     }
 
     async fn take(&self, datagram: &[u8]) {
-        let [VERSION, token_high, token_low, kind, body @ ..] = datagram else { return };
-        match *kind {
+        let Some((kind, token, body)) = forwarder::parse(datagram) else { return };
+        match kind {
             PUSH_ACK => {
                 self.counts.push_acks.fetch_add(1, Ordering::Relaxed);
             }
@@ -281,7 +233,7 @@ impl Receiver {
                 self.counts.pull_acks.fetch_add(1, Ordering::Relaxed);
                 self.pull_acked.notify_one();
             }
-            PULL_RESP => self.take_pull_resp([*token_high, *token_low], body).await,
+            PULL_RESP => self.take_pull_resp(token, body).await,
             _ => {}
         }
     }
@@ -315,83 +267,19 @@ impl Receiver {
     }
 
     fn parse(&self, body: &[u8]) -> Option<Transmission> {
-        let response: PullResp = serde_json::from_slice(body).ok()?;
-        let txpk = response.txpk;
-        let now = counter(self.started, self.tmst_offset_us);
-        let lead_us = txpk.tmst.map_or(0, |tmst| i64::from(tmst.wrapping_sub(now).cast_signed()));
-        Some(Transmission {
-            gateway: self.eui,
-            tmst_us: txpk.tmst,
-            freq_hz: hz(txpk.freq),
-            // A name for LoRa, a number for FSK.
-            data_rate: txpk.datr.as_str().map_or_else(|| txpk.datr.to_string(), str::to_owned),
-            power_dbm: txpk.powe.unwrap_or(14),
-            inverted: txpk.ipol,
-            phy_payload: BASE64.decode(txpk.data).ok()?,
-            lead_us,
-        })
+        forwarder::parse_pull_resp(self.eui, body, counter(self.started, self.tmst_offset_us))
     }
 
     async fn tx_ack(&self, token: [u8; 2], error: Option<&str>) {
-        let mut datagram = header(TX_ACK, u16::from_be_bytes(token), self.eui);
-        if let Some(error) = error {
-            let text = serde_json::json!({ "txpk_ack": { "error": error } }).to_string();
-            datagram.extend_from_slice(text.as_bytes());
-        }
+        let datagram = forwarder::tx_ack(u16::from_be_bytes(token), self.eui, error);
         // A lost TX_ACK is a case the server has to bear.
         let _ = self.socket.send(&datagram).await;
     }
 }
 
-#[derive(Deserialize)]
-struct PullResp {
-    txpk: TxPk,
-}
-
-#[derive(Deserialize)]
-struct TxPk {
-    tmst: Option<u32>,
-    freq: f64,
-    datr: serde_json::Value,
-    powe: Option<i32>,
-    #[serde(default)]
-    ipol: bool,
-    data: String,
-}
-
-fn header(kind: u8, token: u16, eui: GatewayEui) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
-    bytes.extend_from_slice(&token.to_be_bytes());
-    bytes.push(kind);
-    bytes.extend_from_slice(&eui.value().to_be_bytes());
-    bytes
-}
-
-fn rxpk_json(reception: &Reception) -> serde_json::Value {
-    serde_json::json!({
-        "tmst": reception.tmst_us,
-        "chan": 0,
-        "rfch": 0,
-        "freq": f64::from(reception.freq_hz) / 1e6,
-        "stat": 1,
-        "modu": "LORA",
-        "datr": reception.data_rate,
-        "codr": "4/5",
-        "rssi": reception.rssi_dbm,
-        "lsnr": reception.snr_db,
-        "size": reception.phy_payload.len(),
-        "data": BASE64.encode(&reception.phy_payload),
-    })
-}
-
 #[allow(clippy::cast_possible_truncation, reason = "the counter is modulo 2^32 by definition")]
 fn counter(started: Instant, offset_us: u32) -> u32 {
     (started.elapsed().as_micros() as u32).wrapping_add(offset_us)
-}
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
-fn hz(freq_mhz: f64) -> u32 {
-    (freq_mhz * 1e6).round() as u32
 }
 
 /// Answers prepared for the next PULL_RESPs.

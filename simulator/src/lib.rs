@@ -4,4 +4,5 @@
 
 pub mod device;
 pub mod farm;
+pub mod forwarder;
 pub mod gateway;

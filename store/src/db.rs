@@ -1,86 +1,58 @@
-//! Access for the tables: reads on a small pool, writes in turns with the journal.
+//! Which engine a store is open on: the seam between what the store promises and what keeps the rows.
+//!
+//! The promises are written once, on this side: the journal's writer, the log, how sessions follow the journal, what the retention
+//! removes. An engine gives the writer a [`Medium`](crate::writer::Medium), which tries a row of the journal or a turn of table writes,
+//! and methods of the same names as the others: the rows of the journal and of the sessions, and the tables of each role. `tests/shared`
+//! holds every engine to the same stories.
 
-use std::sync::Arc;
+use crate::{memory, sqlite};
 
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Sqlite, SqliteConnection, SqlitePool};
-
-use crate::StoreError;
-use crate::job::{Fut, job};
-use crate::writer::WriterHandle;
-
-/// One statement with what is bound to it.
-pub(crate) type Query = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
-
-/// Cheap to clone. The writer ends when the last one is gone.
+/// Access to the rows of the open engine. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Db {
-    pub(crate) writer: Arc<WriterHandle>,
-    /// `None` for a database in memory, which has one connection.
-    pub(crate) readers: Option<SqlitePool>,
+pub(crate) enum Db {
+    Memory(memory::Db),
+    Sqlite(sqlite::Db),
+}
+
+/// Runs one expression on whichever engine is open.
+macro_rules! on_engine {
+    ($db:expr, $name:ident => $call:expr) => {
+        match $db {
+            $crate::db::Db::Memory($name) => $call,
+            $crate::db::Db::Sqlite($name) => $call,
+        }
+    };
+}
+pub(crate) use on_engine;
+
+/// Access that keeps nothing open.
+pub(crate) enum WeakDb {
+    Memory(memory::WeakDb),
+    Sqlite(sqlite::WeakDb),
 }
 
 impl Db {
-    /// Runs a write in a transaction it shares with others; returns after the commit.
-    pub(crate) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> Fut<'c, T> + Send + 'static,
-    {
-        let (job, answer) = job(work);
-        self.writer.queue().push_job(job).await?;
-        answer.await.map_err(|_| StoreError::Closed)?
-    }
-
-    /// Runs a read. It sees what was committed before it began.
-    pub(crate) async fn read<T, F>(&self, work: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> Fut<'c, T> + Send + 'static,
-    {
-        match &self.readers {
-            Some(pool) => {
-                let mut connection = pool.acquire().await.map_err(|error| {
-                    if matches!(error, sqlx::Error::PoolClosed) {
-                        return StoreError::Closed;
-                    }
-                    StoreError::sql("open for reading")(error)
-                })?;
-                work(&mut connection).await
-            }
-            None => self.write(work).await,
+    /// Completes while the store may go on: never after a crash in a simulated world.
+    pub(crate) async fn alive(&self) {
+        if let Self::Memory(db) = self {
+            db.alive().await;
         }
     }
 
-    /// Runs one write; tells how many rows changed.
-    pub(crate) async fn execute(&self, doing: &'static str, query: Query) -> Result<u64, StoreError> {
-        let done = self.write(move |connection| {
-            Box::pin(async move { query.execute(connection).await.map_err(StoreError::sql(doing)) })
-        });
-        Ok(done.await?.rows_affected())
+    pub(crate) fn downgrade(&self) -> WeakDb {
+        match self {
+            Self::Memory(db) => WeakDb::Memory(db.downgrade()),
+            Self::Sqlite(db) => WeakDb::Sqlite(db.downgrade()),
+        }
     }
+}
 
-    /// Reads rows; the statement bounds how many.
-    pub(crate) async fn fetch_all(
-        &self,
-        doing: &'static str,
-        query: Query,
-    ) -> Result<Vec<SqliteRow>, StoreError> {
-        self.read(move |connection| {
-            Box::pin(async move { query.fetch_all(connection).await.map_err(StoreError::sql(doing)) })
-        })
-        .await
-    }
-
-    /// Reads a row by its key.
-    pub(crate) async fn fetch_optional(
-        &self,
-        doing: &'static str,
-        query: Query,
-    ) -> Result<Option<SqliteRow>, StoreError> {
-        self.read(move |connection| {
-            Box::pin(async move { query.fetch_optional(connection).await.map_err(StoreError::sql(doing)) })
-        })
-        .await
+impl WeakDb {
+    /// `None`: the store is gone.
+    pub(crate) fn upgrade(&self) -> Option<Db> {
+        match self {
+            Self::Memory(db) => db.upgrade().map(Db::Memory),
+            Self::Sqlite(db) => db.upgrade().map(Db::Sqlite),
+        }
     }
 }

@@ -25,6 +25,7 @@ pub(crate) fn replace(path: &Path, content: &str) -> Result<(), StoreError> {
     let mut file = options.open(&temporary).map_err(|e| StoreError::io(&temporary, e))?;
     file.write_all(content.as_bytes())
         .and_then(|()| file.sync_all())
+        .inspect(|()| seam::crash_point("store.file.before_rename"))
         .and_then(|()| fs::rename(&temporary, path))
         .map_err(|e| StoreError::io(path, e))
 }

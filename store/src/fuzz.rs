@@ -10,7 +10,7 @@ use proto::internal::JournalBody;
 use crate::Sealer;
 use crate::log::RecordsOnly;
 use crate::session::{DeltasOnly, Merge};
-use crate::stamp::Stamp;
+use crate::sqlite::stamp::Stamp;
 
 /// The body of a row of the journal.
 ///

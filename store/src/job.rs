@@ -1,63 +1,48 @@
-//! Writes other than the journal's: closures that take a turn on the writer's connection.
+//! Writes other than the journal's: they take turns with it, several in one transaction.
 
-use std::future::Future;
-use std::pin::Pin;
-
-use sqlx::SqliteConnection;
 use tokio::sync::oneshot;
 
 use crate::StoreError;
 
-/// A boxed future that borrows the connection.
-pub(crate) type Fut<'c, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'c>>;
-
-/// One write. It runs inside a transaction it must not end; an error takes back what it did and leaves its neighbours alone.
+/// One write that waits for its turn. How it runs is the engine's matter: inside a transaction it must not end, where an error takes back
+/// what it did and leaves its neighbours alone.
 pub(crate) trait Job: Send {
-    /// Runs it and keeps what it answered.
-    fn run<'c>(&'c mut self, connection: &'c mut SqliteConnection) -> Fut<'c, ()>;
     /// Tells the caller: its own answer after a commit, `Err` when the transaction was lost.
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
-/// Boxes a closure as a job, with the receiver of its answer.
-pub(crate) fn job<T, F>(work: F) -> (Box<dyn Job>, oneshot::Receiver<Result<T, StoreError>>)
-where
-    T: Send + 'static,
-    F: for<'c> FnOnce(&'c mut SqliteConnection) -> Fut<'c, T> + Send + 'static,
-{
-    let (answer, receiver) = oneshot::channel();
-    (Box::new(TypedJob { work: Some(work), value: None, answer }), receiver)
-}
-
-struct TypedJob<T, F> {
-    work: Option<F>,
+/// The work of a job, what came of it, and who waits for that.
+pub(crate) struct Work<T, W> {
+    work: Option<W>,
     value: Option<Result<T, StoreError>>,
     answer: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<T, F> Job for TypedJob<T, F>
-where
-    T: Send + 'static,
-    F: for<'c> FnOnce(&'c mut SqliteConnection) -> Fut<'c, T> + Send + 'static,
-{
-    fn run<'c>(&'c mut self, connection: &'c mut SqliteConnection) -> Fut<'c, ()> {
-        Box::pin(async move {
-            let Some(work) = self.work.take() else {
-                return Err(StoreError::Closed);
-            };
-            match work(connection).await {
-                Ok(value) => {
-                    self.value = Some(Ok(value));
-                    Ok(())
-                }
-                Err(error) => {
-                    self.value = Some(Err(error.clone()));
-                    Err(error)
-                }
-            }
-        })
+impl<T, W> Work<T, W> {
+    /// Work to be done, with the receiver of its answer.
+    pub(crate) fn new(work: W) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
+        let (answer, receiver) = oneshot::channel();
+        (Self { work: Some(work), value: None, answer }, receiver)
     }
 
+    /// The work itself, once.
+    pub(crate) fn take(&mut self) -> Result<W, StoreError> {
+        self.work.take().ok_or(StoreError::Closed)
+    }
+
+    /// Keeps what came of it until the transaction has ended.
+    pub(crate) fn keep(&mut self, value: Result<T, StoreError>) -> Result<(), StoreError> {
+        let outcome = value.as_ref().map(drop).map_err(Clone::clone);
+        self.value = Some(value);
+        outcome
+    }
+}
+
+impl<T, W> Job for Work<T, W>
+where
+    T: Send,
+    W: Send,
+{
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {
         let answer = match (outcome, self.value) {
             // Its own refusal says more than the loss of the transaction.

@@ -1,12 +1,10 @@
 //! Where the network server puts its decisions.
 
-use std::sync::Arc;
-
 use proto::internal::{Delta, Record};
 use tokio::sync::oneshot;
 
 use crate::StoreError;
-use crate::writer::WriterHandle;
+use crate::db::{Db, on_engine};
 
 /// Called once after the commit, on the writer's thread, in the order of the sequences. It must be short and must not wait.
 pub type Done = Box<dyn FnOnce(Committed) + Send>;
@@ -55,7 +53,7 @@ pub enum TrySubmitError {
 /// [`Store::readiness`](crate::Store::readiness) says so. It is lost only with the process, and then `done` never ran.
 #[derive(Clone)]
 pub struct Journal {
-    pub(crate) writer: Arc<WriterHandle>,
+    pub(crate) db: Db,
 }
 
 impl std::fmt::Debug for Journal {
@@ -67,18 +65,18 @@ impl std::fmt::Debug for Journal {
 impl Journal {
     /// Hands over a submission from a thread; waits while the queue is full. Never call it from an async task.
     pub fn submit_blocking(&self, submission: Submission) -> Result<(), StoreError> {
-        self.writer.queue().push_blocking(submission)
+        on_engine!(&self.db, db => db.submit_blocking(submission))
     }
 
     /// Hands over a submission, or gives it back at once.
     pub fn try_submit(&self, submission: Submission) -> Result<(), TrySubmitError> {
-        self.writer.queue().try_push(submission)
+        on_engine!(&self.db, db => db.try_submit(submission))
     }
 
     /// Hands over a submission from an async task; waits while the queue is full. Dropping the future before it is done hands over
     /// nothing.
     pub async fn submit(&self, submission: Submission) -> Result<(), StoreError> {
-        self.writer.queue().push(submission).await
+        on_engine!(&self.db, db => db.submit(submission).await)
     }
 
     /// Commits and returns the sequence of the first record. Dropping the future does not take the submission back.
@@ -89,11 +87,11 @@ impl Journal {
             let _ = sender.send(committed.first_seq);
         });
         self.submit(Submission { records, deltas, done: Some(done) }).await?;
-        receiver.await.map_err(|_| StoreError::Closed)
+        on_engine!(&self.db, db => db.answer(receiver).await)
     }
 
     /// Submissions that wait for the writer.
     pub fn queued(&self) -> usize {
-        self.writer.queue().len()
+        on_engine!(&self.db, db => db.queued())
     }
 }

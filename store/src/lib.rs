@@ -1,14 +1,17 @@
-//! The durable side of loam: one SQLite file, one writer, one event log.
+//! The durable side of loam: one writer, one event log, the tables of the roles.
 //!
 //! What is accepted is committed here before anything of it leaves. The [`Journal`] takes the decisions of the network server and writes
-//! one row per batch; the [`EventLog`] reads them back in order; the tables of the roles change in turns on the same connection, so that
-//! SQLite never answers "busy". Sessions are a checkpoint that follows the journal.
+//! one row per batch; the [`EventLog`] reads them back in order; the tables of the roles change in turns with it. Sessions are a
+//! checkpoint that follows the journal.
 //!
 //! ```text
-//! submit ─▶ queue ─▶ writer thread ─▶ one row, fsync ─▶ tail ring ─▶ head ─▶ done callbacks, in order
-//! tables ─▶ jobs  ─▶ (same thread, in turns, several per transaction)
-//!                       housekeeping: session checkpoint · retention · WAL checkpoint · stamp
+//! submit ─▶ queue ─▶ writer ─▶ one row, durable ─▶ tail ring ─▶ head ─▶ done callbacks, in order
+//! tables ─▶ jobs  ─▶ (the same, in turns, several per transaction)
+//!                    housekeeping: session checkpoint · retention · what the engine needs
 //! ```
+//!
+//! The rows lie on an engine: SQLite on a thread of its own ([`Store::open`]), or a disk in memory with planned faults for a simulated
+//! world ([`Store::open_in_memory`]). What an engine has to do is in `db.rs`; `tests/shared` holds each to the same stories.
 
 mod bridge;
 mod checkpoint;
@@ -18,21 +21,22 @@ mod files;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+mod head;
 mod housekeeping;
 mod job;
 mod join;
 mod journal;
-mod lock;
 mod log;
+mod memory;
 mod metrics;
 mod network;
-mod open;
 mod queue;
 mod retention;
+mod row;
 mod seal;
 mod session;
-mod sql;
-mod stamp;
+mod shared;
+mod sqlite;
 mod store;
 mod tail;
 mod writer;
@@ -48,9 +52,11 @@ pub use bridge::{
     Written,
 };
 pub use error::StoreError;
+pub use head::HeadWatch;
 pub use join::{JoinCommit, JoinCommitted, JoinDevice, JoinDeviceRow, JoinTables, NonceRule};
 pub use journal::{Committed, Done, Journal, Submission, TrySubmitError};
 pub use log::EventLog;
+pub use memory::{Faults, MemoryDisk, ReadFate, WriteFate, WriteKind, WriteOutcome};
 pub use metrics::{COMMIT_LATENCY_BUCKETS_US, StoreMetrics};
 pub use network::{NetworkDeviceRow, NetworkTables};
 pub use seal::Sealer;

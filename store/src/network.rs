@@ -1,13 +1,10 @@
 //! The network server's tables: what it was told about profiles, devices and gateways, and its sessions.
 
-use futures_util::TryStreamExt;
-use prost::Message;
 use proto::v1;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
-use crate::db::Db;
+use crate::db::{Db, on_engine};
 use crate::session::SessionRow;
-use crate::{StoreError, checkpoint, sql};
+use crate::{StoreError, checkpoint};
 
 /// A device as the network server knows it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -44,26 +41,17 @@ impl NetworkTables {
 
     /// Creates or replaces a profile under its id.
     pub async fn put_profile(&self, profile: &v1::Profile) -> Result<(), StoreError> {
-        let query = sqlx::query("INSERT OR REPLACE INTO network_profile (id, body) VALUES (?1, ?2)")
-            .bind(profile.id.clone())
-            .bind(profile.encode_to_vec());
-        self.db.execute("write a profile", query).await.map(drop)
+        on_engine!(&self.db, db => db.network().put_profile(profile).await)
     }
 
     /// Forgets a profile.
     pub async fn delete_profile(&self, id: &str) -> Result<bool, StoreError> {
-        let query = sqlx::query("DELETE FROM network_profile WHERE id = ?1").bind(id.to_owned());
-        Ok(self.db.execute("delete a profile", query).await? > 0)
+        on_engine!(&self.db, db => db.network().delete_profile(id).await)
     }
 
     /// All profiles.
     pub async fn load_profiles(&self) -> Result<Vec<v1::Profile>, StoreError> {
-        let query = sqlx::query("SELECT body FROM network_profile ORDER BY id");
-        let rows = self.db.fetch_all("read the profiles", query).await?;
-        rows.iter()
-            .map(|row| v1::Profile::decode(row.get::<&[u8], _>(0)))
-            .collect::<Result<_, _>>()
-            .map_err(|_| StoreError::Damaged { what: "a profile" })
+        on_engine!(&self.db, db => db.network().load_profiles().await)
     }
 
     /// Creates or replaces a device.
@@ -73,99 +61,31 @@ impl NetworkTables {
 
     /// Creates or replaces devices in one transaction. Call it with up to some thousands at a time: the journal waits meanwhile.
     pub async fn put_devices(&self, devices: Vec<NetworkDeviceRow>) -> Result<(), StoreError> {
-        self.db.write(move |connection| Box::pin(put_devices(connection, devices))).await
+        on_engine!(&self.db, db => db.network().put_devices(devices).await)
     }
 
     /// Forgets a device. Its sessions go by a delta of the journal, in order with its uplinks.
     pub async fn delete_device(&self, dev_eui: u64) -> Result<bool, StoreError> {
-        let query = sqlx::query("DELETE FROM network_device WHERE dev_eui = ?1").bind(sql::key(dev_eui));
-        Ok(self.db.execute("delete a device", query).await? > 0)
+        on_engine!(&self.db, db => db.network().delete_device(dev_eui).await)
     }
 
     /// All devices, in order of their DevEUI.
-    pub async fn load_devices(&self, mut each: impl FnMut(NetworkDeviceRow)) -> Result<(), StoreError> {
-        let mut from = Some(0);
-        while let Some(dev_eui) = from {
-            let page = self.db.read(move |connection| Box::pin(devices_from(connection, dev_eui))).await?;
-            from = page.get(PAGE_ROWS - 1).and_then(|last| last.dev_eui.checked_add(1));
-            page.into_iter().for_each(&mut each);
-        }
-        Ok(())
+    pub async fn load_devices(&self, each: impl FnMut(NetworkDeviceRow)) -> Result<(), StoreError> {
+        on_engine!(&self.db, db => db.network().load_devices(each).await)
     }
 
     /// Creates or replaces a gateway.
     pub async fn put_gateway(&self, gateway_eui: u64, gateway: &v1::Gateway) -> Result<(), StoreError> {
-        let query = sqlx::query("INSERT OR REPLACE INTO network_gateway (gateway_eui, body) VALUES (?1, ?2)")
-            .bind(sql::key(gateway_eui))
-            .bind(gateway.encode_to_vec());
-        self.db.execute("write a gateway", query).await.map(drop)
+        on_engine!(&self.db, db => db.network().put_gateway(gateway_eui, gateway).await)
     }
 
     /// Forgets a gateway.
     pub async fn delete_gateway(&self, gateway_eui: u64) -> Result<bool, StoreError> {
-        let query =
-            sqlx::query("DELETE FROM network_gateway WHERE gateway_eui = ?1").bind(sql::key(gateway_eui));
-        Ok(self.db.execute("delete a gateway", query).await? > 0)
+        on_engine!(&self.db, db => db.network().delete_gateway(gateway_eui).await)
     }
 
     /// All gateways, in order of their EUI.
     pub async fn load_gateways(&self) -> Result<Vec<(u64, v1::Gateway)>, StoreError> {
-        let query = sqlx::query("SELECT gateway_eui, body FROM network_gateway ORDER BY gateway_eui");
-        let rows = self.db.fetch_all("read the gateways", query).await?;
-        rows.iter()
-            .map(|row| Ok((sql::id(row.get(0)), v1::Gateway::decode(row.get::<&[u8], _>(1))?)))
-            .collect::<Result<_, prost::DecodeError>>()
-            .map_err(|_| StoreError::Damaged { what: "a gateway" })
+        on_engine!(&self.db, db => db.network().load_gateways().await)
     }
 }
-
-async fn put_devices(
-    connection: &mut SqliteConnection,
-    devices: Vec<NetworkDeviceRow>,
-) -> Result<(), StoreError> {
-    let mut devices = devices.into_iter();
-    for size in [128, 1] {
-        while devices.len() >= size {
-            let mut query = QueryBuilder::<Sqlite>::new(
-                "INSERT OR REPLACE INTO network_device (dev_eui, join_eui, profile_id, flags) ",
-            );
-            query.push_values(devices.by_ref().take(size), |mut values, device| {
-                let flags = i64::from(device.disabled) | i64::from(device.allow_fcnt_reset) << 1;
-                values
-                    .push_bind(sql::key(device.dev_eui))
-                    .push_bind(sql::key(device.join_eui))
-                    .push_bind(device.profile_id)
-                    .push_bind(flags);
-            });
-            query.build().execute(&mut *connection).await.map_err(StoreError::sql("write devices"))?;
-        }
-    }
-    Ok(())
-}
-
-async fn devices_from(
-    connection: &mut SqliteConnection,
-    dev_eui: u64,
-) -> Result<Vec<NetworkDeviceRow>, StoreError> {
-    let failed = || StoreError::sql("read the devices");
-    let mut page = Vec::with_capacity(PAGE_ROWS);
-    let mut rows = sqlx::query(
-        "SELECT dev_eui, join_eui, profile_id, flags FROM network_device WHERE dev_eui >= ?1 ORDER BY dev_eui LIMIT ?2",
-    )
-    .bind(sql::key(dev_eui))
-    .bind(sql::int(PAGE_ROWS as u64))
-    .fetch(connection);
-    while let Some(row) = rows.try_next().await.map_err(failed())? {
-        let flags: i64 = row.get(3);
-        page.push(NetworkDeviceRow {
-            dev_eui: sql::id(row.get(0)),
-            join_eui: sql::id(row.get(1)),
-            profile_id: row.get(2),
-            disabled: flags & 1 != 0,
-            allow_fcnt_reset: flags & 2 != 0,
-        });
-    }
-    Ok(page)
-}
-
-const PAGE_ROWS: usize = 4096;

@@ -1,13 +1,15 @@
-//! The queue in front of the writer thread.
+//! The queue in front of the writer.
 //!
 //! A plain queue under a mutex and not a channel, because the writer wants to sleep through a batch that is filling up: whoever adds
-//! wakes it when it has nothing to do or when the batch is full, not ten thousand times a second.
+//! wakes it when it has nothing to do or when the batch is full, not ten thousand times a second. A writer is a thread or a task; each
+//! has its own way to sleep.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::job::Job;
 use crate::journal::{Submission, TrySubmitError};
@@ -20,35 +22,29 @@ pub(crate) enum Turn {
     Close,
 }
 
-pub(crate) struct Queue {
-    state: Mutex<State>,
+pub(crate) struct Queue<J: ?Sized> {
+    state: Mutex<State<J>>,
     /// Wakes the writer.
-    wake: Condvar,
-    /// Wakes threads that wait for room.
-    room: Condvar,
-    /// Wakes tasks that wait for room.
-    room_async: Notify,
+    work: Bell,
+    /// Wakes whoever waits for room.
+    room: Bell,
     steps_max: usize,
     gather: Duration,
 }
 
-#[derive(Default)]
-struct State {
+struct State<J: ?Sized> {
     submissions: VecDeque<Submission>,
-    jobs: VecDeque<Box<dyn Job>>,
+    jobs: VecDeque<Box<J>>,
     /// Nothing more is taken; what is here is finished.
     closing: bool,
-    /// The writer has ended.
-    ended: bool,
 }
 
-impl Queue {
+impl<J: Job + ?Sized> Queue<J> {
     pub(crate) fn new(options: &StoreOptions) -> Self {
         Self {
-            state: Mutex::default(),
-            wake: Condvar::new(),
-            room: Condvar::new(),
-            room_async: Notify::new(),
+            state: Mutex::new(State { submissions: VecDeque::new(), jobs: VecDeque::new(), closing: false }),
+            work: Bell::default(),
+            room: Bell::default(),
             steps_max: options.group_max_steps.max(1),
             gather: Duration::from_millis(options.group_max_delay_ms),
         }
@@ -69,7 +65,7 @@ impl Queue {
     pub(crate) fn push_blocking(&self, submission: Submission) -> Result<(), StoreError> {
         let mut state = self.state.lock();
         while state.submissions.len() >= SUBMISSIONS_MAX && !state.closing {
-            self.room.wait(&mut state);
+            self.room.threads.wait(&mut state);
         }
         if state.closing {
             return Err(StoreError::Closed);
@@ -80,7 +76,7 @@ impl Queue {
 
     pub(crate) async fn push(&self, mut submission: Submission) -> Result<(), StoreError> {
         loop {
-            let room = self.room_async.notified();
+            let room = self.room.tasks.notified();
             match self.try_push(submission) {
                 Ok(()) => return Ok(()),
                 Err(TrySubmitError::Closed(_)) => return Err(StoreError::Closed),
@@ -90,9 +86,9 @@ impl Queue {
         }
     }
 
-    pub(crate) async fn push_job(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
+    pub(crate) async fn push_job(&self, job: Box<J>) -> Result<(), StoreError> {
         loop {
-            let room = self.room_async.notified();
+            let room = self.room.tasks.notified();
             {
                 let mut state = self.state.lock();
                 if state.closing {
@@ -101,7 +97,7 @@ impl Queue {
                 if state.jobs.len() < JOBS_MAX {
                     state.jobs.push_back(job);
                     if state.jobs.len() == 1 || state.jobs.len() == JOBS_FULL {
-                        self.wake.notify_one();
+                        self.work.ring_one();
                     }
                     return Ok(());
                 }
@@ -117,9 +113,9 @@ impl Queue {
     /// Lets the writer finish what is here and end. Idempotent.
     pub(crate) fn close(&self) {
         self.state.lock().closing = true;
-        self.wake.notify_all();
-        self.room.notify_all();
-        self.room_async.notify_waiters();
+        // The writer may be on its way to sleep, which `notify_one` remembers.
+        self.work.ring_one();
+        self.room.ring_all();
     }
 
     /// Whether it was asked to close.
@@ -131,7 +127,6 @@ impl Queue {
     pub(crate) fn end(&self) -> usize {
         self.close();
         let mut state = self.state.lock();
-        state.ended = true;
         let (submissions, jobs) = (std::mem::take(&mut state.submissions), std::mem::take(&mut state.jobs));
         drop(state);
         for job in jobs {
@@ -140,46 +135,61 @@ impl Queue {
         submissions.len()
     }
 
-    /// Waits for the next turn.
+    /// Waits on this thread for the next turn.
     ///
     /// The journal goes first and the jobs get every other turn. A lone submission is taken at once; under load commits start no closer
     /// than the gathering time, unless a batch is full.
-    pub(crate) fn next(&self, pace: &Pace) -> Turn {
+    pub(crate) fn next_blocking(&self, pace: &Pace) -> Turn {
         let mut state = self.state.lock();
         loop {
-            if state.closing {
-                return if !state.submissions.is_empty() {
-                    Turn::Journal(self.take(&mut state))
-                } else if !state.jobs.is_empty() {
-                    Turn::Jobs
-                } else {
-                    Turn::Close
-                };
-            }
-            let now = Instant::now();
-            let journal = due(state.submissions.len(), self.steps_max, pace.journal_at, self.gather, now);
-            let jobs = due(state.jobs.len(), JOBS_FULL, pace.jobs_at, JOBS_GATHER.min(self.gather), now);
-            let jobs_turn = jobs.is_some_and(|at| at <= now);
-            let journal_turn = journal.is_some_and(|at| at <= now);
-            if journal_turn && !(jobs_turn && pace.last == Last::Journal) {
-                return Turn::Journal(self.take(&mut state));
-            }
-            if jobs_turn {
-                return Turn::Jobs;
-            }
-            match [journal, jobs].into_iter().flatten().min() {
-                Some(at) => {
-                    self.wake.wait_until(&mut state, at);
+            match self.look(&mut state, pace, Instant::now()) {
+                Look::Turn(turn) => return turn,
+                Look::Sleep(Some(until)) => {
+                    self.work.threads.wait_until(&mut state, until.into_std());
                 }
-                None => self.wake.wait(&mut state),
+                Look::Sleep(None) => self.work.threads.wait(&mut state),
             }
         }
+    }
+
+    /// Waits for the next turn like [`Self::next_blocking`], as a task.
+    pub(crate) async fn next(&self, pace: &Pace) -> Turn {
+        loop {
+            let look = self.look(&mut self.state.lock(), pace, Instant::now());
+            match look {
+                Look::Turn(turn) => return turn,
+                Look::Sleep(until) => self.work.sleep(until).await,
+            }
+        }
+    }
+
+    fn look(&self, state: &mut MutexGuard<'_, State<J>>, pace: &Pace, now: Instant) -> Look {
+        if state.closing {
+            return Look::Turn(if !state.submissions.is_empty() {
+                Turn::Journal(self.take(state))
+            } else if !state.jobs.is_empty() {
+                Turn::Jobs
+            } else {
+                Turn::Close
+            });
+        }
+        let journal = due(state.submissions.len(), self.steps_max, pace.journal_at, self.gather, now);
+        let jobs = due(state.jobs.len(), JOBS_FULL, pace.jobs_at, JOBS_GATHER.min(self.gather), now);
+        let jobs_turn = jobs.is_some_and(|at| at <= now);
+        let journal_turn = journal.is_some_and(|at| at <= now);
+        if journal_turn && !(jobs_turn && pace.last == Last::Journal) {
+            return Look::Turn(Turn::Journal(self.take(state)));
+        }
+        if jobs_turn {
+            return Look::Turn(Turn::Jobs);
+        }
+        Look::Sleep([journal, jobs].into_iter().flatten().min())
     }
 
     /// The next job of a turn that is under way; `None` ends the turn.
     ///
     /// `elapsed` is how long the turn has taken: it ends early when the journal waits.
-    pub(crate) fn next_job(&self, elapsed: Duration) -> Option<Box<dyn Job>> {
+    pub(crate) fn next_job(&self, elapsed: Duration) -> Option<Box<J>> {
         let mut state = self.state.lock();
         let enough = if state.submissions.is_empty() { JOBS_TURN_MAX } else { self.gather.max(JOBS_GATHER) };
         if elapsed >= enough {
@@ -187,40 +197,86 @@ impl Queue {
         }
         let job = state.jobs.pop_front();
         if state.jobs.len() == JOBS_MAX - 1 {
-            self.room_async.notify_waiters();
+            self.room.ring_all();
         }
         job
     }
 
-    /// Waits before a commit is tried again. False: the store is closing and waiting longer helps nobody.
-    pub(crate) fn pause(&self, duration: Duration) -> bool {
+    /// Waits on this thread before a commit is tried again. False: the store is closing and waiting longer helps nobody.
+    pub(crate) fn pause_blocking(&self, duration: Duration) -> bool {
         let until = Instant::now() + duration;
         let mut state = self.state.lock();
         while !state.closing {
-            if self.wake.wait_until(&mut state, until).timed_out() {
+            if self.work.threads.wait_until(&mut state, until.into_std()).timed_out() {
                 return true;
             }
         }
         false
     }
 
-    fn push_locked(&self, state: &mut State, submission: Submission) {
+    /// Waits like [`Self::pause_blocking`], as a task.
+    pub(crate) async fn pause(&self, duration: Duration) -> bool {
+        let until = Instant::now() + duration;
+        while !self.is_closing() {
+            if Instant::now() >= until {
+                return true;
+            }
+            self.work.sleep(Some(until)).await;
+        }
+        false
+    }
+
+    fn push_locked(&self, state: &mut State<J>, submission: Submission) {
         state.submissions.push_back(submission);
         let len = state.submissions.len();
         if len == 1 || len == self.steps_max {
-            self.wake.notify_one();
+            self.work.ring_one();
         }
     }
 
-    fn take(&self, state: &mut State) -> Vec<Submission> {
+    fn take(&self, state: &mut State<J>) -> Vec<Submission> {
         let was_full = state.submissions.len() >= SUBMISSIONS_MAX;
         let count = state.submissions.len().min(self.steps_max);
         let batch = state.submissions.drain(..count).collect();
         if was_full {
-            self.room.notify_all();
-            self.room_async.notify_waiters();
+            self.room.ring_all();
         }
         batch
+    }
+}
+
+/// What the writer finds.
+enum Look {
+    /// Nothing to do before a time, or before somebody rings.
+    Sleep(Option<Instant>),
+    Turn(Turn),
+}
+
+/// Wakes threads and tasks alike.
+#[derive(Default)]
+struct Bell {
+    threads: Condvar,
+    tasks: Notify,
+}
+
+impl Bell {
+    fn ring_one(&self) {
+        self.threads.notify_one();
+        self.tasks.notify_one();
+    }
+
+    fn ring_all(&self) {
+        self.threads.notify_all();
+        self.tasks.notify_waiters();
+    }
+
+    /// Sleeps as a task until a time or the next ring; one that came before counts.
+    async fn sleep(&self, until: Option<Instant>) {
+        match until {
+            // Whatever woke it, the caller looks again.
+            Some(until) => drop(tokio::time::timeout_at(until, self.tasks.notified()).await),
+            None => self.tasks.notified().await,
+        }
     }
 }
 
@@ -265,10 +321,10 @@ mod tests {
     }
 
     fn nothing() -> Box<dyn Job> {
-        crate::job::job(|_| Box::pin(async { Ok(()) })).0
+        Box::new(crate::job::Work::<(), ()>::new(()).0)
     }
 
-    fn queue() -> Queue {
+    fn queue() -> Queue<dyn Job> {
         Queue::new(&StoreOptions { group_max_steps: 4, ..StoreOptions::default() })
     }
 
@@ -280,10 +336,10 @@ mod tests {
         }
         queue.push_job(nothing()).await.unwrap();
 
-        assert!(matches!(queue.next(&pace(Last::Jobs)), Turn::Journal(batch) if batch.len() == 4));
-        assert!(matches!(queue.next(&pace(Last::Journal)), Turn::Jobs));
+        assert!(matches!(queue.next_blocking(&pace(Last::Jobs)), Turn::Journal(batch) if batch.len() == 4));
+        assert!(matches!(queue.next_blocking(&pace(Last::Journal)), Turn::Jobs));
         assert!(queue.next_job(Duration::ZERO).is_some());
-        assert!(matches!(queue.next(&pace(Last::Journal)), Turn::Journal(batch) if batch.len() == 2));
+        assert!(matches!(queue.next_blocking(&pace(Last::Journal)), Turn::Journal(batch) if batch.len() == 2));
     }
 
     #[tokio::test]
@@ -313,6 +369,6 @@ mod tests {
 
         assert!(matches!(queue.try_push(Submission::default()), Err(TrySubmitError::Closed(_))));
         assert!(matches!(queue.push_blocking(Submission::default()), Err(StoreError::Closed)));
-        assert!(matches!(queue.next(&pace(Last::Jobs)), Turn::Journal(batch) if batch.len() == 4));
+        assert!(matches!(queue.next_blocking(&pace(Last::Jobs)), Turn::Journal(batch) if batch.len() == 4));
     }
 }

@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use sqlx::Row;
-
-use crate::db::Db;
+use crate::db::{Db, on_engine};
 use crate::metrics::add;
-use crate::{StoreError, StoreOptions, sql};
+use crate::{StoreError, StoreOptions};
 
 /// The time by which events grow old: the wall clock, but for its jumps forward.
 ///
@@ -43,48 +41,53 @@ impl AgeClock {
     }
 }
 
+/// What decides whether a row of the journal goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OldRow {
+    pub(crate) batch: u64,
+    /// The first sequence behind it.
+    pub(crate) next_seq: u64,
+    pub(crate) at_us_max: i64,
+    pub(crate) end_bytes: u64,
+}
+
 /// Removes up to [`ROWS_MAX`] rows; the answer says how many. 0: nothing is too old.
 ///
 /// Never a row the sessions still need, and never the last one, which bears the numbers the next row continues.
 pub(crate) async fn pass(db: &Db, options: &StoreOptions, now_us: i64) -> Result<u64, StoreError> {
-    let shared = db.writer.shared();
-    let query = sqlx::query(
-        "SELECT batch, first_seq + count, at_us_max, end_bytes FROM journal \
-         WHERE batch <= (SELECT checkpoint_batch FROM meta WHERE id = 1) \
-         AND batch < (SELECT max(batch) FROM journal) ORDER BY batch LIMIT ?1",
-    )
-    .bind(ROWS_MAX);
-    let rows = db.fetch_all("read the journal", query).await?;
-    let oldest_us = now_us.saturating_sub(sql::int(options.retention_max_age_s.saturating_mul(1_000_000)));
+    let shared = on_engine!(db, db => db.shared());
+    let rows = on_engine!(db, db => db.old_rows(ROWS_MAX).await)?;
+    let age_us = i64::try_from(options.retention_max_age_s.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
+    let oldest_us = now_us.saturating_sub(age_us);
     let end_bytes = shared.end_bytes.load(Ordering::Relaxed);
-    let bytes_max = sql::int(options.retention_max_bytes);
     let mut begin_bytes = shared.removed_bytes.load(Ordering::Relaxed);
     let mut last = None;
     let mut count = 0;
     for row in rows {
-        let too_old = row.get::<i64, _>(2) < oldest_us;
-        let too_much = end_bytes.saturating_sub(begin_bytes) > bytes_max;
+        let too_old = row.at_us_max < oldest_us;
+        let too_much = end_bytes.saturating_sub(begin_bytes) > options.retention_max_bytes;
         if !too_old && !too_much {
             break;
         }
-        begin_bytes = row.get(3);
-        last = Some((row.get::<i64, _>(0), sql::uint(row.get(1))));
+        begin_bytes = row.end_bytes;
+        last = Some(row);
         count += 1;
     }
-    let Some((batch, next_seq)) = last else {
+    let Some(last) = last else {
         return Ok(0);
     };
     // Told before it happens: a reader that comes in between sees a gap and not a hole.
-    shared.earliest.fetch_max(next_seq, Ordering::AcqRel);
-    db.execute("remove old events", sqlx::query("DELETE FROM journal WHERE batch <= ?1").bind(batch)).await?;
+    shared.earliest.fetch_max(last.next_seq, Ordering::AcqRel);
+    seam::crash_point("store.retention.before_removal");
+    on_engine!(db, db => db.remove_rows(last.batch).await)?;
+    seam::crash_point("store.retention.removed");
     shared.removed_bytes.store(begin_bytes, Ordering::Relaxed);
     add(&shared.metrics.rows_removed, count);
-    add(&shared.wal_frames, count);
     Ok(count)
 }
 
 /// Rows removed in one transaction.
-const ROWS_MAX: i64 = 64;
+const ROWS_MAX: u32 = 64;
 /// A clock that is kept by a network is never set by so much.
 const JUMP_US: i64 = 3_600_000_000;
 

@@ -161,7 +161,7 @@ impl Fields {
         self.a_fcnt_down = newer.a_fcnt_down.or(self.a_fcnt_down);
     }
 
-    fn write_to(self, row: &mut SessionRow) {
+    pub(crate) fn write_to(self, row: &mut SessionRow) {
         if let Some(sealed_keys) = self.sealed_keys {
             row.sealed_keys = sealed_keys;
         }

@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sqlx::sqlite::SqlitePoolOptions;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
-use crate::db::Db;
-use crate::writer::{Shared, WriterHandle};
+use crate::db::{Db, on_engine};
+use crate::shared::Shared;
 use crate::{
-    BridgeTables, EventLog, JoinTables, Journal, NetworkTables, Sealer, StoreError, StoreMetrics, housekeeping,
-    open,
+    BridgeTables, EventLog, Faults, JoinTables, Journal, MemoryDisk, NetworkTables, Sealer, StoreError,
+    StoreMetrics, housekeeping, memory, sqlite,
 };
 
 /// How the store behaves; the defaults suit a farm box and a 10,000 uplinks/s server alike.
@@ -28,6 +27,9 @@ pub struct StoreOptions {
     pub group_max_steps: usize,
     /// Commits under load start no closer than this, milliseconds; 0: each at once.
     pub group_max_delay_ms: u64,
+    /// How often the session table follows the journal, seconds. The longer, the more changes of a session and of its neighbours on a
+    /// page become one write; and the more a start has to read.
+    pub checkpoint_period_s: u64,
     /// Memory for the newest events, bytes.
     pub tail_bytes: usize,
 }
@@ -39,6 +41,7 @@ impl Default for StoreOptions {
             retention_max_bytes: 2 << 30,
             group_max_steps: 256,
             group_max_delay_ms: 5,
+            checkpoint_period_s: 60,
             tail_bytes: 4 << 20,
         }
     }
@@ -84,7 +87,6 @@ pub struct Store {
 }
 
 struct Inner {
-    directory: Option<PathBuf>,
     sealer: Sealer,
     transport_key: Zeroizing<[u8; 16]>,
     housekeeping: AbortHandle,
@@ -100,7 +102,7 @@ impl Drop for Inner {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("directory", &self.inner.directory).finish_non_exhaustive()
+        f.debug_struct("Store").field("directory", &self.directory()).finish_non_exhaustive()
     }
 }
 
@@ -111,34 +113,30 @@ impl Store {
     /// then nothing was changed.
     pub async fn open(location: Location, options: StoreOptions) -> Result<Self, StoreError> {
         let (database, directory) = match location {
-            Location::Directory(path) => (open::directory(&path).await?, Some(path)),
-            Location::Memory => (open::memory().await?, None),
+            Location::Directory(path) => (sqlite::directory(&path).await?, Some(path)),
+            Location::Memory => (sqlite::memory().await?, None),
         };
-        let next_seq = database.opened.next_seq;
-        let shared = Arc::new(Shared::new(&options, database.opened, database.lock));
-        let readers = directory.as_deref().map(|directory| {
-            SqlitePoolOptions::new()
-                .max_connections(READERS)
-                .idle_timeout(Duration::from_secs(60))
-                .max_lifetime(None)
-                .test_before_acquire(false)
-                .connect_lazy_with(open::reader_options(directory))
-        });
-        let writer = Arc::new(WriterHandle::start(shared, database.connection, next_seq)?);
-        let housekeeping = tokio::spawn(housekeeping::run(
-            Arc::downgrade(&writer),
-            readers.clone(),
-            directory.clone(),
-            options,
-        ));
-        let inner = Inner {
-            directory,
-            sealer: database.sealer,
-            transport_key: database.transport_key,
-            housekeeping: housekeeping.abort_handle(),
-            closed: Mutex::new(false),
-        };
-        Ok(Self { db: Db { writer, readers }, inner: Arc::new(inner) })
+        let (sealer, transport_key) = (database.sealer.clone(), database.transport_key.clone());
+        let db = sqlite::Db::start(database, directory.as_deref(), &options)?;
+        Ok(Self::start(Db::Sqlite(db), sealer, transport_key, options))
+    }
+
+    /// Opens a store on a disk of a simulated world, and takes the disk over from the previous owner, which is fenced from then on.
+    ///
+    /// It needs a runtime and no thread: everything happens in tasks, in tokio's time, by what `faults` says.
+    pub async fn open_in_memory(
+        disk: &MemoryDisk,
+        options: StoreOptions,
+        faults: Arc<dyn Faults>,
+    ) -> Result<Self, StoreError> {
+        let (db, keys) = memory::Db::open(disk, &options, faults).await?;
+        Ok(Self::start(Db::Memory(db), keys.sealer, keys.transport_key, options))
+    }
+
+    fn start(db: Db, sealer: Sealer, transport_key: Zeroizing<[u8; 16]>, options: StoreOptions) -> Self {
+        let housekeeping = tokio::spawn(housekeeping::run(db.downgrade(), options)).abort_handle();
+        let inner = Inner { sealer, transport_key, housekeeping, closed: Mutex::new(false) };
+        Self { db, inner: Arc::new(inner) }
     }
 
     /// Commits what was submitted, brings the session checkpoint up to date, stamps, and frees the directory.
@@ -154,12 +152,7 @@ impl Store {
         if self.readiness().borrow().is_ready() && !matches!(checkpoint.await, Ok(Ok(()))) {
             tracing::info!("closed before the session checkpoint was up to date; the next start does it");
         }
-        if let Some(readers) = &self.db.readers {
-            readers.close().await;
-        }
-        let writer = Arc::clone(&self.db.writer);
-        let closed = tokio::task::spawn_blocking(move || writer.close_blocking());
-        closed.await.map_err(|_| StoreError::Closed)?
+        on_engine!(&self.db, db => db.close().await)
     }
 
     /// Brings the session checkpoint up to date with the journal. It follows by itself; after many changes at once, this waits for it.
@@ -169,7 +162,7 @@ impl Store {
 
     /// Where decisions are made durable.
     pub fn journal(&self) -> Journal {
-        Journal { writer: Arc::clone(&self.db.writer) }
+        Journal { db: self.db.clone() }
     }
 
     /// Where events are read.
@@ -204,63 +197,57 @@ impl Store {
 
     /// The data directory; `None` in memory.
     pub fn directory(&self) -> Option<&Path> {
-        self.inner.directory.as_deref()
+        match &self.db {
+            Db::Memory(_) => None,
+            Db::Sqlite(db) => db.directory.as_deref(),
+        }
     }
 
     /// How often the database was opened, this time included.
     pub fn epoch(&self) -> u64 {
-        self.db.writer.shared().epoch
+        self.shared().epoch
     }
 
     /// Whether commits work, and each change of it.
     pub fn readiness(&self) -> watch::Receiver<Readiness> {
-        self.db.writer.shared().readiness.subscribe()
+        self.shared().readiness.subscribe()
     }
 
     /// The counters as of now.
     pub fn metrics(&self) -> StoreMetrics {
-        let shared = self.db.writer.shared();
-        shared.metrics.snapshot(shared.queue.len() as u64, shared.journal_bytes())
+        let queued = on_engine!(&self.db, db => db.queued());
+        self.shared().metrics.snapshot(queued as u64, self.shared().journal_bytes())
     }
 
     /// Writes a copy of the database as of now into a new file, while everything goes on; returns its size in bytes.
     ///
     /// The key-encryption key is not in it. The copy is marked, so that it is never taken for the database itself: its counters are old.
     pub async fn backup(&self, path: &Path) -> Result<u64, StoreError> {
-        let exists = path.metadata().is_ok_and(|file| file.len() > 0);
-        if exists {
-            return Err(StoreError::io(path, std::io::ErrorKind::AlreadyExists.into()));
+        match self.directory() {
+            Some(directory) => sqlite::backup(directory, path).await,
+            None => Err(StoreError::io(
+                path,
+                std::io::Error::new(std::io::ErrorKind::Unsupported, "a store in memory has no file to copy"),
+            )),
         }
-        open::make_private(path)?;
-        let written = self.write_backup(path).await;
-        if written.is_err() {
-            // Half a copy is worse than none; the error below says why there is none.
-            let _ = std::fs::remove_file(path);
-        }
-        written
     }
 
-    async fn write_backup(&self, path: &Path) -> Result<u64, StoreError> {
-        let failed = || StoreError::sql("write the backup");
-        let target =
-            path.to_str().ok_or_else(|| StoreError::io(path, std::io::ErrorKind::InvalidFilename.into()))?;
-        let Some(directory) = &self.inner.directory else {
-            return Err(StoreError::io(path, std::io::ErrorKind::Unsupported.into()));
-        };
-        // A connection of its own, since `query_only` of the readers forbids the statement.
-        let options = open::wal_options(directory);
-        let mut connection = sqlx::ConnectOptions::connect(&options).await.map_err(failed())?;
-        sqlx::query("VACUUM INTO ?1").bind(target).execute(&mut connection).await.map_err(failed())?;
-        sqlx::Connection::close(connection).await.map_err(failed())?;
-        open::mark_backup(path).await?;
-        path.metadata().map(|file| file.len()).map_err(|e| StoreError::io(path, e))
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        on_engine!(&self.db, db => db.shared())
     }
 
     #[cfg(test)]
     pub(crate) fn db(&self) -> &Db {
         &self.db
     }
+
+    #[cfg(test)]
+    pub(crate) fn sqlite(&self) -> &sqlite::Db {
+        match &self.db {
+            Db::Sqlite(db) => db,
+            Db::Memory(_) => panic!("this store is not on SQLite"),
+        }
+    }
 }
 
-const READERS: u32 = 4;
 const CHECKPOINT_AT_CLOSE: Duration = Duration::from_secs(3);

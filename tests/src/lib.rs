@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use proto::v1;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -15,6 +16,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+pub mod conformance;
 pub mod forwarder;
 pub mod story;
 pub mod world;
@@ -41,22 +43,10 @@ impl Loam {
 
     /// Like [`Loam::start`], with settings as environment variables, for example `("LOAM_GATEWAYS__AUTO_REGISTER", "true")`.
     pub fn start_with(data_dir: &Path, settings: &[(&str, &str)]) -> Self {
-        let endpoints = data_dir.join("endpoints.json");
-        let _ = std::fs::remove_file(&endpoints);
-        let mut child =
-            Self::command(data_dir, settings).spawn().expect("the loam binary is built before the tests");
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            if let Some((api, udp)) = read_endpoints(&endpoints) {
-                return Self { child, data_dir: data_dir.to_owned(), udp, api };
-            }
-            if let Some(status) = child.try_wait().expect("the child is ours") {
-                let log = std::fs::read_to_string(data_dir.with_extension("log")).unwrap_or_default();
-                panic!("loam ended with {status} before it was ready:\n{log}");
-            }
-            assert!(Instant::now() < deadline, "loam was not ready within {DEADLINE:?}");
-            std::thread::park_timeout(Duration::from_millis(2));
-        }
+        Starting::spawn(data_dir, settings).ready().unwrap_or_else(|status| {
+            let log = std::fs::read_to_string(data_dir.with_extension("log")).unwrap_or_default();
+            panic!("loam ended with {status} before it was ready:\n{log}")
+        })
     }
 
     /// The command that starts the server; its log goes to a file beside the directory.
@@ -89,7 +79,7 @@ impl Loam {
 
     /// Asks the process to end and waits for it.
     pub fn terminate(mut self) -> ExitStatus {
-        signal_term(&self.child);
+        self.signal(Signal::SIGTERM);
         let deadline = Instant::now() + DEADLINE;
         loop {
             if let Some(status) = self.child.try_wait().expect("the child is ours") {
@@ -98,6 +88,17 @@ impl Loam {
             assert!(Instant::now() < deadline, "loam did not end within {DEADLINE:?} of SIGTERM");
             std::thread::park_timeout(Duration::from_millis(5));
         }
+    }
+
+    /// Sends the process a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("process ids are small");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("the child is ours");
+    }
+
+    /// How the process ended; `None` while it runs.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the child is ours")
     }
 
     /// The process id.
@@ -148,6 +149,54 @@ impl Drop for Loam {
     }
 }
 
+/// A `loam serve` that may not be ready yet; killed when it is dropped.
+#[derive(Debug)]
+pub struct Starting {
+    child: Option<Child>,
+    data_dir: PathBuf,
+}
+
+impl Starting {
+    /// Starts the process.
+    pub fn spawn(data_dir: &Path, settings: &[(&str, &str)]) -> Self {
+        // A file an earlier process left names ports that are gone.
+        let _ = std::fs::remove_file(data_dir.join("endpoints.json"));
+        let child = Loam::command(data_dir, settings).spawn();
+        let child = child.expect("the loam binary is built before the tests");
+        Self { child: Some(child), data_dir: data_dir.to_owned() }
+    }
+
+    /// Waits until the server is ready.
+    ///
+    /// # Errors
+    /// How the process ended, when it did so before.
+    pub fn ready(mut self) -> Result<Loam, ExitStatus> {
+        let endpoints = self.data_dir.join("endpoints.json");
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let child = self.child.as_mut().expect("only `ready` takes it");
+            if let Some((api, udp)) = read_endpoints(&endpoints) {
+                let child = self.child.take().expect("it was there");
+                return Ok(Loam { child, data_dir: self.data_dir.clone(), udp, api });
+            }
+            if let Some(status) = child.try_wait().expect("the child is ours") {
+                return Err(status);
+            }
+            assert!(Instant::now() < deadline, "loam was not ready within {DEADLINE:?}");
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// The binary under test: `LOAM_BIN`, or `loam` beside the test's own folder.
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("LOAM_BIN") {
@@ -164,12 +213,6 @@ fn read_endpoints(path: &Path) -> Option<(SocketAddr, SocketAddr)> {
     let api = value.get("api")?.as_str()?.parse().ok()?;
     let udp = value.get("udp")?.as_str()?.parse().ok()?;
     Some((api, udp))
-}
-
-fn signal_term(child: &Child) {
-    let pid = i32::try_from(child.id()).expect("process ids are small");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
-        .expect("the child is ours");
 }
 
 /// Adds the API key to each call.

@@ -237,7 +237,11 @@ impl Stand {
 
     /// Like [`Stand::set_up`], with settings as environment variables.
     pub async fn set_up_with(settings: &[(&str, &str)]) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        Self::set_up_in(tempfile::tempdir().expect("a temporary directory"), settings).await
+    }
+
+    /// Like [`Stand::set_up_with`], in a directory an earlier start may have left something in.
+    pub async fn set_up_in(dir: TempDir, settings: &[(&str, &str)]) -> Self {
         let loam = Loam::start_with(&dir.path().join("data"), settings);
         let client = loam.client();
         register_basics(&client, Region::Eu868, &[GATEWAY]).await;
@@ -334,6 +338,15 @@ pub async fn drop_counts(client: &Client) -> BTreeMap<String, u64> {
 pub async fn drops_reach(client: &Client, reason: &str, count: u64) {
     crate::eventually(&format!("{count} drops as {reason}"), async || {
         let counted = drop_counts(client).await.get(reason).copied().unwrap_or(0);
+        (counted >= count).then_some(())
+    })
+    .await;
+}
+
+/// Waits until so many frames were refused, whatever for.
+pub async fn drops_sum_to(client: &Client, count: u64) {
+    crate::eventually(&format!("{count} drops"), async || {
+        let counted: u64 = drop_counts(client).await.values().sum();
         (counted >= count).then_some(())
     })
     .await;

@@ -173,6 +173,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("store.retention_max_bytes", "16777216"),
     ("store.group_commit_max_delay_ms", "10"),
     ("store.group_commit_max_steps", "100"),
+    ("store.checkpoint_period_s", "30"),
     ("codec.threads", "2"),
     ("codec.time_limit_ms", "100"),
     ("codec.memory_limit_bytes", "1048576"),

@@ -10,6 +10,7 @@ use mac::region::DataRate;
 use proto::v1::enqueue_downlink_request::Content;
 use proto::v1::{self, DownlinkState, EnqueueDownlinkRequest, MacVersion, Region};
 use simulator::device::{Heard, Uplink, VirtualDevice};
+use simulator::gateway::TxAnswer;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unconfirmed_item_ends_when_the_gateway_has_taken_it() {
@@ -81,6 +82,7 @@ async fn a_silent_device_gets_three_attempts_with_three_counters_and_then_the_it
     assert_eq!(ends, 1);
 }
 
+/// AS-006.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_more_urgent_item_goes_first_and_equals_in_the_order_they_came() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -119,6 +121,7 @@ async fn a_downlink_says_whether_more_waits() {
 
 // ---- items that do not go --------------------------------------------------------------------------------------------
 
+/// AS-007.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_passes_ends_the_item_once_and_it_is_not_sent() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -135,6 +138,7 @@ async fn a_deadline_that_passes_ends_the_item_once_and_it_is_not_sent() {
     assert_eq!(world.states_seen(&item.id), [DownlinkState::Queued, DownlinkState::Expired]);
 }
 
+/// AS-006.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_known_idempotency_key_makes_no_second_item() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -188,6 +192,7 @@ async fn an_item_can_be_cancelled_until_it_has_left() {
     assert_eq!(status.code(), tonic::Code::FailedPrecondition);
 }
 
+/// RXWIN-007.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_item_too_long_for_the_data_rate_waits_for_a_better_one() {
     let mut world = World::with_profile(profile_of(Region::Eu868, MacVersion::MacVersion103), 1).await;
@@ -229,6 +234,7 @@ async fn an_item_no_data_rate_carries_is_refused() {
 
 // ---- what the gateway says -----------------------------------------------------------------------------------------------
 
+/// RXWIN-001, RXWIN-010, FCNT-010.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_too_late_for_the_first_window_gets_the_identical_bytes_for_the_second() {
     let (mut world, gateway, mut device) = field().await;
@@ -255,6 +261,7 @@ async fn a_gateway_too_late_for_the_first_window_gets_the_identical_bytes_for_th
     assert_eq!(refused.await, 1);
 }
 
+/// RXWIN-005, FCNT-009.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_says_nothing_leaves_the_item_unknown_and_nothing_is_sent_twice() {
     let (mut world, gateway, mut device) = field().await;
@@ -275,6 +282,28 @@ async fn a_gateway_that_says_nothing_leaves_the_item_unknown_and_nothing_is_sent
     assert_eq!(world.item_in(1, &item.id, DownlinkState::Unknown).await.attempts, 1);
 }
 
+/// ACK-007, AS-007: an item has one end, also on the stream: what the device said stands, whatever is found out later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_answers_before_its_silent_gateway_is_given_up_ends_the_item() {
+    let mut world = World::start(Region::Eu868, 1).await;
+    let mut device = world.abp(1).await;
+    let item = world.enqueue_as(1, b"open", confirmed()).await;
+    world.gateway(0).answer_next(TxAnswer::Silent);
+
+    let on_air = world.send(&mut device, b"awake").await;
+    assert!(world.hear(&mut device, &on_air).await.confirmed);
+    world.send(&mut device, b"opened").await;
+
+    world.update(&item.id, DownlinkState::DeviceAcknowledged).await;
+    world.refusal(1, "tx_ack_missing").await;
+    // What is told of the item is in the log before the next uplink.
+    world.send(&mut device, b"bored").await;
+    world.find(|event| uplink_in(event).filter(|uplink| uplink.payload == b"bored").map(drop)).await;
+    assert_eq!(world.states_seen(&item.id).last(), Some(&DownlinkState::DeviceAcknowledged));
+    assert_in_order(&world.states_seen(&item.id));
+}
+
+/// UDP-003.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_tx_ack_changes_nothing() {
     let (mut world, gateway, mut device) = field().await;
@@ -304,6 +333,7 @@ async fn a_foreign_tx_ack_changes_nothing() {
 
 // ---- what a crash leaves, codecs, counters of 1.1 ------------------------------------------------------------------------
 
+/// AS-006.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_item_that_was_taken_survives_a_power_cut() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -326,6 +356,7 @@ async fn an_item_that_was_taken_survives_a_power_cut() {
     assert_eq!(world.items(1).await.len(), 1);
 }
 
+/// ACK-007.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledgement_is_understood_after_a_power_cut() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -341,6 +372,7 @@ async fn an_acknowledgement_is_understood_after_a_power_cut() {
     world.update(&item.id, DownlinkState::DeviceAcknowledged).await;
 }
 
+/// CODEC-002.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_is_made_bytes_by_the_devices_codec() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -369,6 +401,7 @@ async fn an_object_is_made_bytes_by_the_devices_codec() {
     assert_eq!((uplink.object_json.as_str(), uplink.errors.len()), (r#"{"open":true}"#, 0));
 }
 
+/// FCNT-012.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_1_1_the_application_counts_apart_from_the_network() {
     let mut world = World::with_profile(profile_of(Region::Eu868, MacVersion::MacVersion110), 1).await;
@@ -423,6 +456,13 @@ fn confirmed() -> EnqueueDownlinkRequest {
 fn now_us() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros();
     i64::try_from(now).expect("before the year 294,000")
+}
+
+fn uplink_in(event: &v1::Event) -> Option<&v1::Uplink> {
+    match &event.kind {
+        Some(v1::event::Kind::Uplink(uplink)) => Some(uplink),
+        _ => None,
+    }
 }
 
 /// An item goes forward only, and its last state is its only end.

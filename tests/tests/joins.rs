@@ -1,24 +1,28 @@
 //! Joining over the air: versions, nonces, sessions that come and go, and what an operator sees of a refusal.
 
-use loam_tests::eventually;
 use loam_tests::world::{End, JOIN_EUI, World, dev_eui, name, profile_of};
+use loam_tests::{eventually, story};
 use mac::ids::{DevEui, JoinEui};
+use mac::join_frame::JoinAccept;
 use mac::region::RegionId;
 use proto::v1::list_drops_response::Drop as Refusal;
 use proto::v1::{self, DownlinkState, MacVersion, Region, event::Kind};
 use simulator::device::{RootKeys, VirtualDevice};
 use simulator::gateway::TxAnswer;
 
+/// RXWIN-004, JOIN-009, FCNT-008.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_1_0_3_device_joins_and_is_spoken_with() {
     joins_and_is_spoken_with(MacVersion::MacVersion103).await;
 }
 
+/// RXWIN-004, JOIN-009.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_1_0_4_device_joins_and_is_spoken_with() {
     joins_and_is_spoken_with(MacVersion::MacVersion104).await;
 }
 
+/// RXWIN-004, JOIN-009, JOIN-010, MAC-037, CRYPTO-002, CRYPTO-004.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_1_1_device_joins_and_is_spoken_with() {
     joins_and_is_spoken_with(MacVersion::MacVersion110).await;
@@ -65,6 +69,7 @@ async fn joins_and_is_spoken_with(version: MacVersion) {
     assert_eq!(state.fcnt_up, Some(1));
 }
 
+/// JOIN-011, REGION-023, RXWIN-002.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_channels_of_the_profile_reach_the_device_with_the_accept() {
     let profile = v1::Profile {
@@ -89,6 +94,7 @@ async fn the_channels_of_the_profile_reach_the_device_with_the_accept() {
     assert_eq!(world.uplink_of(1).await.frequency_hz, 867_300_000);
 }
 
+/// RXWIN-004, RXWIN-010.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_join_accept_leaves_for_the_second_window_when_the_gateway_is_too_late_for_the_first() {
     let mut world = World::with_profile(profile_of(Region::Eu868, MacVersion::MacVersion103), 1).await;
@@ -135,7 +141,7 @@ async fn the_old_session_lives_until_the_new_one_speaks() {
     assert_eq!(refusal.reason, "unknown_dev_addr");
 }
 
-/// JOIN-006: also across a power cut.
+/// JOIN-003, JOIN-006: also across a power cut.
 #[tokio::test(flavor = "multi_thread")]
 async fn both_sessions_survive_a_kill_between_accept_and_first_uplink() {
     let mut world = World::with_profile(profile_of(Region::Eu868, MacVersion::MacVersion103), 1).await;
@@ -151,6 +157,7 @@ async fn both_sessions_survive_a_kill_between_accept_and_first_uplink() {
     assert_eq!(world.uplink_of(1).await.payload, b"new");
 }
 
+/// JOIN-005, JOIN-014.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_join_nonce_rises_across_restarts() {
     let mut world = World::with_profile(profile_of(Region::Eu868, MacVersion::MacVersion103), 1).await;
@@ -168,6 +175,75 @@ async fn the_join_nonce_rises_across_restarts() {
 
     assert!(nonces.is_sorted_by(|a, b| a < b), "{nonces:?}");
     assert_eq!(keys_status(&world).await.dev_nonces_used, 3);
+}
+
+/// JOIN-022: nobody has to join again because the server was away.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_every_joined_device_goes_on_without_a_join() {
+    let mut world = World::with_profile(profile_of(Region::Eu868, MacVersion::MacVersion103), 1).await;
+    let mut devices = Vec::new();
+    for number in 1..=3 {
+        devices.push((number, world.joined(number).await));
+    }
+
+    for end in [End::Terminate, End::Kill] {
+        world.restart(end).await;
+        for (number, device) in &mut devices {
+            let fcnt = device.next_fcnt_up();
+            let on_air = world.send_confirmed(device, b"still here").await;
+            assert!(world.hear(device, &on_air).await.ack);
+            assert_eq!(world.uplink_of(*number).await.fcnt_up, fcnt);
+        }
+    }
+
+    let joins = world.seen.iter().filter(|event| matches!(event.kind, Some(Kind::Join(_)))).count();
+    assert_eq!(joins, 3);
+    for number in 1..=3 {
+        assert!(world.drops(number).await.is_empty());
+    }
+}
+
+/// MAC-038: a 1.1 session is there with RekeyInd, and one that the device has left for another one does not come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_1_1_session_that_was_given_up_does_not_come_back() {
+    let mut world = World::with_profile(profile_of(Region::Eu868, MacVersion::MacVersion110), 1).await;
+    let mut device = world.otaa(1).await;
+    world.join(&mut device).await;
+    // Its first frame is recorded and never arrives; the device gives up and joins again.
+    let mut given_up = device.clone();
+    world.join(&mut device).await;
+    let on_air = world.send_confirmed(&mut device, b"here").await;
+    world.hear(&mut device, &on_air).await;
+    let session = world.uplink_of(1).await.session_id;
+
+    let dead = given_up.dev_addr().expect("a session").to_string();
+    world.send(&mut given_up, b"with RekeyInd").await;
+
+    let refusal = refusal_where(&world, |drop| drop.dev_addr == dead).await;
+    assert_eq!(refusal.reason, "unknown_dev_addr");
+    let state = world.state(1).await;
+    assert_eq!((state.session_id, state.pending_sessions), (session, 0));
+}
+
+/// CRYPTO-005, CRYPTO-015: a device that could speak 1.1 is registered for 1.0.x with its NwkKey.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_1_1_device_on_a_network_of_1_0_speaks_1_0() {
+    let mut world = World::with_profile(profile_of(Region::Eu868, MacVersion::MacVersion103), 1).await;
+    let nwk_key = *b"\x8a\x3f\x5c\x1e\x9b\x7d\x20\x46\xe1\xc8\xa9\x7f\x3b\x5d\x60\x24";
+    let registered = v1::Device { join_eui: format!("{JOIN_EUI:016x}"), ..story::device(dev_eui(1)) };
+    let keys = v1::RootKeys { app_key: story::hex(&nwk_key), nwk_key: String::new() };
+    story::register(&world.client, registered, Some(keys)).await;
+    let mut device = otaa(dev_eui(1), RootKeys { app_key: [0x77; 16], nwk_key: Some(nwk_key) });
+
+    let accept = world.join(&mut device).await;
+
+    let said = JoinAccept::open(&accept.transmission.phy_payload, &nwk_key).expect("a Join-Accept").accept;
+    assert!(!said.dl_settings.opt_neg);
+    let on_air = world.send_confirmed(&mut device, b"hello").await;
+    let heard = world.hear(&mut device, &on_air).await;
+    assert!(heard.ack && heard.commands.is_empty());
+    let uplink = world.uplink_of(1).await;
+    assert_eq!((uplink.payload.as_slice(), uplink.raw_reason.as_str()), (b"hello".as_slice(), ""));
 }
 
 // ---- nonces ----------------------------------------------------------------------------------------------------------
@@ -199,6 +275,7 @@ async fn a_replayed_join_request_gets_no_second_session() {
     assert_eq!(joins, 2);
 }
 
+/// JOIN-021.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_copies_of_a_join_request_get_one_accept() {
     let mut world = World::with_profile(profile_of(Region::Eu868, MacVersion::MacVersion103), 3).await;
@@ -208,6 +285,26 @@ async fn the_copies_of_a_join_request_get_one_accept() {
 
     assert!(world.hear(&mut device, &next).await.ack, "the next downlink is this one: there was one accept");
     assert_eq!(keys_status(&world).await.dev_nonces_used, 1);
+}
+
+/// JOIN-021: also a copy that comes when the accept has left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_copy_of_a_join_request_gets_no_accept_of_its_own() {
+    let mut world = World::with_profile(profile_of(Region::Eu868, MacVersion::MacVersion103), 2).await;
+    let mut device = world.otaa(1).await;
+    let request = device.join_request(0);
+    let on_air = world.carry_by(&[0], request.clone()).await;
+    let accept = world.answer(&on_air).await;
+    device.take_join_accept(&accept.transmission.phy_payload).expect("an accept");
+
+    world.carry_by(&[1], request).await;
+
+    let next = world.send_confirmed(&mut device, b"x").await;
+    assert!(world.hear(&mut device, &next).await.ack, "the next downlink is this one: there was one accept");
+    assert_eq!(keys_status(&world).await.dev_nonces_used, 1);
+    world.uplink_of(1).await;
+    let joins = world.seen.iter().filter(|event| matches!(event.kind, Some(Kind::Join(_)))).count();
+    assert_eq!(joins, 1);
 }
 
 /// JOIN-001.
@@ -231,6 +328,7 @@ async fn from_1_0_4_on_a_dev_nonce_has_to_rise() {
 
 // ---- refusals an operator can act on ---------------------------------------------------------------------------------------
 
+/// JOIN-004, JOIN-007.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_key_is_named_and_leaves_nothing_behind() {
     let mut world = World::with_profile(profile_of(Region::Eu868, MacVersion::MacVersion103), 1).await;
@@ -253,6 +351,7 @@ async fn a_wrong_key_is_named_and_leaves_nothing_behind() {
     assert_eq!(world.join(&mut device).await.window, 1);
 }
 
+/// BACKEND-001.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_device_is_shown_with_the_command_that_registers_it() {
     let world = World::with_profile(profile_of(Region::Eu868, MacVersion::MacVersion103), 1).await;

@@ -18,8 +18,8 @@ use mac::join_frame::JoinAccept;
 use mac::keys::{AppKey, AppSKey, NetworkKeys, NwkKey};
 use mac::region::RegionId;
 use proto::v1::{self, Region};
-use simulator::device::{RootKeys, VirtualDevice};
-use simulator::gateway::VirtualGateway;
+use simulator::device::{Heard, RootKeys, VirtualDevice};
+use simulator::gateway::{Downlinks, VirtualGateway};
 use tonic::Code;
 
 /// A port that is taken is named, with what to do; nothing is left behind that keeps the next start away.
@@ -45,7 +45,7 @@ fn a_port_in_use_is_named_and_the_server_does_not_start() {
     assert_eq!(Loam::start(&data_dir).terminate().code(), Some(0));
 }
 
-/// One directory, one server.
+/// FCNT-014: one directory, one server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_server_on_one_directory_is_refused_and_the_first_goes_on() {
     let mut stand = Stand::set_up().await;
@@ -270,6 +270,51 @@ async fn a_full_disk_withholds_the_acknowledgement_and_loses_nothing() {
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
     drop(stream);
     assert_eq!(loam.terminate().code(), Some(0));
+}
+
+/// OPS-006: the last window of a server that ends is one like all others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_confirmed_downlink_still_leaves_while_the_server_ends() {
+    // A window so wide that it is open when the signal comes.
+    let mut stand = Stand::set_up_with(&[("LOAM_NETWORK__DEDUP_WINDOW_MS", "500")]).await;
+    for payload in [b"open", b"shut"] {
+        let order = v1::EnqueueDownlinkRequest {
+            dev_eui: format!("{DEVICE:016x}"),
+            f_port: 9,
+            content: Some(v1::enqueue_downlink_request::Content::Payload(payload.to_vec())),
+            confirmed: payload == b"shut",
+            ..v1::EnqueueDownlinkRequest::default()
+        };
+        stand.client.downlinks.enqueue_downlink(order).await.expect("taken");
+    }
+    let mut device = stand.device.clone();
+    let mut copies = 0;
+    // Once the first one has left, the network server knows that more waits.
+    let mut heard = Heard::default();
+    while heard.payload.is_none() {
+        stand.push(&device.uplink(0, Some((1, b"awake")), true)).await;
+        copies += 1;
+        heard = hear(&mut stand.downlinks, &mut device).await;
+    }
+    assert_eq!(heard.payload, Some((9, b"open".to_vec())));
+    stand.push(&device.uplink(0, Some((1, b"last words")), false)).await;
+    eventually("the frame is verified", async || {
+        let info =
+            stand.client.clone().system.get_info(v1::GetInfoRequest {}).await.expect("info").into_inner();
+        (info.copies == copies + 1).then_some(())
+    })
+    .await;
+
+    let Stand { loam, mut downlinks, .. } = stand;
+    assert_eq!(loam.terminate().code(), Some(0));
+    let heard = hear(&mut downlinks, &mut device).await;
+    assert_eq!((heard.payload, heard.confirmed), (Some((9, b"shut".to_vec())), true));
+}
+
+/// Waits for the next downlink and gives it to the device.
+async fn hear(downlinks: &mut Downlinks, device: &mut VirtualDevice) -> Heard {
+    let left = tokio::time::timeout(DEADLINE, downlinks.recv()).await.expect("a downlink before the deadline");
+    device.take_downlink(&left.expect("the gateway goes on").phy_payload).expect("for this device")
 }
 
 /// OPS-006: what was received before the end is there after it, and nobody is kept waiting.

@@ -109,6 +109,33 @@ fn mac_stays_pure() {
     }
 }
 
+/// CRYPTO-024: a comparison of secrets that ends at the first difference tells where it is.
+#[test]
+fn keys_and_mics_are_compared_in_constant_time_and_keys_are_wiped() {
+    let text = |file: &str| std::fs::read_to_string(root().join(file)).expect("readable");
+    for (file, types) in [("mac/src/keys.rs", "$name"), ("mac/src/crypto.rs", "Mic")] {
+        let text = text(file);
+        let equality =
+            text.split(&format!("impl PartialEq for {types} {{")).nth(1).expect("it is written by hand");
+        assert!(equality.split("\n}").next().is_some_and(|body| body.contains(".ct_eq(")), "{file}");
+        let head = text.split(&format!("pub struct {types}(")).next().expect("it is there");
+        let derives = head.rsplit("#[derive(").next().expect("it derives something");
+        assert!(!derives.contains("PartialEq") && !derives.contains("Hash"), "{file}: {derives}");
+    }
+    assert!(text("mac/src/keys.rs").contains("#[derive(Clone, Zeroize, ZeroizeOnDrop)]"));
+    for krate in ["mac", "proto", "store", "network-server", "join-server", "app-bridge", "cli"] {
+        for file in rust_files(&root().join(krate).join("src")) {
+            let text = std::fs::read_to_string(&file).expect("readable");
+            let product = text.split("#[cfg(test)]").next().expect("the first part");
+            for line in
+                product.lines().filter(|line| line.contains(".expose() ==") || line.contains("== key.expose()"))
+            {
+                panic!("{}: {line}: compare the keys, not their bytes", file.display());
+            }
+        }
+    }
+}
+
 /// A simulation replaces both in `seam`; a second door would make it see another world than the roles.
 #[test]
 fn roles_ask_only_the_seam_for_the_wall_clock_and_for_randomness() {
@@ -119,6 +146,41 @@ fn roles_ask_only_the_seam_for_the_wall_clock_and_for_randomness() {
                 assert!(!text.contains(word), "{} names {word}: ask `seam`", file.display());
             }
         }
+    }
+}
+
+/// The killer ends the server at each point of the list; a point that is missing there would never be tried.
+#[test]
+fn every_crash_point_is_in_the_list_and_in_one_place_of_the_code() {
+    let mut found = Vec::new();
+    for krate in ["store", "network-server", "join-server", "app-bridge", "cli"] {
+        for file in rust_files(&root().join(krate).join("src")) {
+            let text = std::fs::read_to_string(&file).expect("readable");
+            let calls = text.split("crash_point(\"").skip(1);
+            found.extend(calls.map(|rest| rest.split('"').next().expect("a literal").to_owned()));
+        }
+    }
+    found.sort();
+    assert_eq!(found, seam::CRASH_POINTS);
+}
+
+#[test]
+fn a_binary_that_is_delivered_has_no_crash_points() {
+    let metadata = metadata();
+    for package in packages(&metadata).iter().filter(|p| p["source"].is_null()) {
+        let default = &package["features"]["default"];
+        assert!(default.is_null(), "{}: features of tests must be asked for", package["name"]);
+    }
+    let makefile = std::fs::read_to_string(root().join("Makefile")).expect("readable");
+    let with = makefile.lines().filter(|line| line.contains("crash-points"));
+    let with: Vec<&str> = with.filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(with, ["FOR_TESTS = --features cli/crash-points"]);
+    let mut target = "";
+    for line in makefile.lines() {
+        if let Some((name, _)) = line.split_once(':').filter(|_| !line.starts_with(['\t', '#', '.'])) {
+            target = name;
+        }
+        assert!(!line.contains("$(FOR_TESTS)") || target == "test", "`make {target}` builds with crash points");
     }
 }
 

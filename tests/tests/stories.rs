@@ -1,7 +1,9 @@
 //! What becomes of an uplink, told with the real binary: copies, repetitions, replays, counters, MAC commands.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use loam_tests::forwarder::Forwarder;
+use loam_tests::story;
 use loam_tests::world::{World, dev_eui, gateway_eui, name, network_keys, profile_of};
 use mac::crypto::{Direction, crypt_frm_payload};
 use mac::ids::{DevAddr, FCntUp};
@@ -103,6 +105,7 @@ async fn a_repetition_is_recognised_after_its_copies_are_forgotten() {
     assert!(!world.seen.iter().any(is_late), "it was taken for a copy");
 }
 
+/// FCNT-004.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frame_repeated_without_end_is_acknowledged_eight_times_and_told_once() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -127,6 +130,7 @@ async fn a_frame_repeated_without_end_is_acknowledged_eight_times_and_told_once(
     assert_eq!(notes, 1);
 }
 
+/// FCNT-001, FCNT-007.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replayed_frame_is_refused_as_a_replay_and_changes_nothing() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -175,6 +179,7 @@ async fn two_devices_on_one_dev_addr_are_told_apart_by_their_keys() {
 
 // ---- counters ------------------------------------------------------------------------------------------------------
 
+/// FCNT-002.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_counter_rolls_over_its_low_half_and_is_told_whole() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -202,6 +207,7 @@ async fn a_first_uplink_may_carry_counter_1() {
     assert_eq!(world.uplink_of(1).await.fcnt_up, 1);
 }
 
+/// FCNT-006.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_counter_far_ahead_is_refused_up_to_1_0_3() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -219,6 +225,7 @@ async fn a_counter_far_ahead_is_refused_up_to_1_0_3() {
     assert_eq!(world.uplink_of(1).await.fcnt_up, 16_383);
 }
 
+/// FCNT-006.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_counter_far_ahead_is_taken_from_1_0_4_on() {
     let profile = v1::Profile { rx_delay_s: 1, ..profile_of(Region::Eu868, MacVersion::MacVersion104) };
@@ -233,6 +240,7 @@ async fn a_counter_far_ahead_is_taken_from_1_0_4_on() {
     assert_eq!(world.uplink_of(1).await.fcnt_up, 30_000);
 }
 
+/// FCNT-007.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_counter_starts_again_only_where_it_is_allowed_and_that_is_told() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -244,7 +252,7 @@ async fn a_counter_starts_again_only_where_it_is_allowed_and_that_is_told() {
     device.set_next_fcnt_up(0);
     world.send(&mut device, b"refused").await;
     world.refusal(1, "fcnt_replayed").await;
-    let allowed = v1::Device { allow_fcnt_reset: true, ..loam_tests::story::device(dev_eui(1)) };
+    let allowed = v1::Device { allow_fcnt_reset: true, ..story::device(dev_eui(1)) };
     let request = v1::UpdateDeviceRequest { device: Some(allowed) };
     world.client.devices.update_device(request).await.expect("an update");
     device.set_next_fcnt_up(0);
@@ -274,7 +282,7 @@ async fn an_empty_frame_is_an_uplink() {
     assert_eq!(world.state(1).await.fcnt_up, Some(0));
 }
 
-/// MAC-044.
+/// PARSE-009, MAC-044.
 #[tokio::test(flavor = "multi_thread")]
 async fn mac_commands_on_port_0_are_obeyed_and_never_delivered() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -313,7 +321,7 @@ async fn a_frame_of_another_region_is_refused_by_name() {
 
 // ---- MAC commands ---------------------------------------------------------------------------------------------------
 
-/// MAC-001, MAC-010, MAC-011.
+/// MAC-001, MAC-010, MAC-011, MAC-033.
 #[tokio::test(flavor = "multi_thread")]
 async fn link_check_and_device_time_are_answered_in_the_order_they_were_asked() {
     let mut world = World::start(Region::Eu868, 3).await;
@@ -339,7 +347,7 @@ async fn link_check_and_device_time_are_answered_in_the_order_they_were_asked() 
     assert!((-1.0..5.0).contains(&age_s), "{age_s} s off");
 }
 
-/// MAC-011: the time a device is told is that of the end of its frame, not of the answer.
+/// MAC-033: the time a device is told is that of the end of its frame, not of the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_is_told_the_time_of_the_end_of_its_frame() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -349,17 +357,39 @@ async fn a_device_is_told_the_time_of_the_end_of_its_frame() {
 
     let heard = world.hear(&mut device, &on_air).await;
 
-    let uplink = world.uplink_of(1).await;
-    let [DEVICE_TIME_ANS, s0, s1, s2, s3, fraction] = heard.commands[..] else {
-        panic!("{:02x?}", heard.commands)
-    };
-    let told_s = f64::from(u32::from_le_bytes([s0, s1, s2, s3])) + f64::from(fraction) / 256.0;
-    let received_us = uplink.receptions.first().expect("a reception").received_at_us;
-    let gps_us = mac::gps::gps_from_unix_us(received_us);
-    let off_s = told_s - std::time::Duration::from_micros(gps_us.unsigned_abs()).as_secs_f64();
+    let came_us = world.uplink_of(1).await.receptions.first().expect("a reception").received_at_us;
+    let off_s = told_s(&heard.commands) - gps_s(came_us);
     assert!(off_s.abs() < 0.1, "{off_s} s off");
 }
 
+/// MAC-033, MAC-035: a gateway far away brings the frame late, which is no part of the time it was heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_from_a_distant_gateway_is_no_part_of_the_time_a_device_is_told() {
+    let mut world = World::start(Region::Eu868, 0).await;
+    story::register_gateway(&world.client, 0xf1, Region::Eu868).await;
+    let gateway = Forwarder::connect(world.loam().udp, 0xf1).await;
+    let mut device = world.abp(1).await;
+    let first = device.uplink(0, Some((1, b"hello")), true);
+    gateway.push(&first, 1_000_000).await;
+    let asked = gateway.pull_resp().await;
+    // 250 ms there and 250 ms back.
+    story::pause(Duration::from_millis(500)).await;
+    gateway.tx_ack(asked.token, Some("NONE")).await;
+    device.take_downlink(&asked.phy_payload).expect("for this device");
+    world.uplink_of(1).await;
+
+    device.requests = vec![DEVICE_TIME_REQ];
+    let asks = device.uplink(0, Some((1, b"what time is it?")), false);
+    gateway.push(&asks, 20_000_000).await;
+
+    let answer = gateway.pull_resp().await;
+    let heard = device.take_downlink(&answer.phy_payload).expect("for this device");
+    let came_us = world.uplink_of(1).await.receptions.first().expect("a reception").received_at_us;
+    let sent_s = told_s(&heard.commands) - gps_s(came_us);
+    assert!((-0.35..-0.2).contains(&sent_s), "{sent_s} s from when it came");
+}
+
+/// MAC-018.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_asks_for_a_sign_of_life_gets_one() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -373,9 +403,10 @@ async fn a_device_that_asks_for_a_sign_of_life_gets_one() {
     assert!(!heard.ack, "nothing was confirmed");
 }
 
+/// MAC-024.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_is_asked_for_its_status_and_the_answer_is_an_event() {
-    let profile = v1::Profile { device_status_interval_s: 3_600, ..loam_tests::story::profile(Region::Eu868) };
+    let profile = v1::Profile { device_status_interval_s: 3_600, ..story::profile(Region::Eu868) };
     let mut world = World::with_profile(profile, 1).await;
     let mut device = world.abp(1).await;
 
@@ -412,6 +443,7 @@ async fn the_time_of_a_downlink_wraps_with_the_gateways_counter() {
     assert_eq!(answer.transmission.tmst_us, Some(expected));
 }
 
+/// AS-004.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_of_a_frame_carries_what_a_consumer_sorts_by() {
     let mut world = World::start(Region::Eu868, 1).await;
@@ -421,7 +453,7 @@ async fn every_event_of_a_frame_carries_what_a_consumer_sorts_by() {
 
     let event = world.find(|event| matches!(event.kind, Some(Kind::Uplink(_))).then(|| event.clone())).await;
     let Some(Kind::Uplink(uplink)) = &event.kind else { panic!("an uplink") };
-    assert_eq!(event.application_id, loam_tests::story::APPLICATION);
+    assert_eq!(event.application_id, story::APPLICATION);
     assert_eq!(event.device_name, format!("device {:x}", dev_eui(1)));
     assert_eq!(event.id, format!("{:016x}-{:08x}-up", uplink.session_id, 0));
     assert!(event.received_at_us > 0 && uplink.airtime_us > 0);
@@ -436,6 +468,17 @@ const LINK_CHECK_ANS: u8 = 0x02;
 const DEV_STATUS_REQ: u8 = 0x06;
 const DEVICE_TIME_REQ: u8 = 0x0d;
 const DEVICE_TIME_ANS: u8 = 0x0d;
+
+/// The time in a DeviceTimeAns, GPS seconds.
+fn told_s(commands: &[u8]) -> f64 {
+    let [DEVICE_TIME_ANS, s0, s1, s2, s3, fraction] = *commands else { panic!("{commands:02x?}") };
+    f64::from(u32::from_le_bytes([s0, s1, s2, s3])) + f64::from(fraction) / 256.0
+}
+
+/// Unix microseconds as GPS seconds.
+fn gps_s(unix_us: i64) -> f64 {
+    Duration::from_micros(mac::gps::gps_from_unix_us(unix_us).unsigned_abs()).as_secs_f64()
+}
 
 fn plain(dev_addr: DevAddr, fcnt: u32) -> UplinkFrame {
     UplinkFrame {

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use loam_tests::story::{self, GATEWAY, Stream, hex};
 use loam_tests::{Client, Loam, eventually};
@@ -13,6 +14,7 @@ use mac::crypto::derive_10;
 use mac::ids::{DevEui, DevNonce, GatewayEui, JoinEui};
 use mac::join_frame::JoinAccept;
 use mac::region::RegionId;
+use nix::sys::signal::Signal;
 use proto::v1::{self, DownlinkState, Region, event, watch_request::Start};
 use simulator::device::{RootKeys, VirtualDevice};
 use simulator::gateway::{Downlinks, VirtualGateway};
@@ -24,6 +26,8 @@ const DEV_EUI: u64 = 0x70b3_d57e_d005_0002;
 const JOIN_EUI: u64 = 0x70b3_d57e_d000_0001;
 const APP_KEY: [u8; 16] = *b"\x8a\x3f\x5c\x1e\x9b\x7d\x20\x46\xe1\xc8\xa9\x7f\x3b\x5d\x60\x24";
 const CONSUMER: &str = "business";
+/// When a device stops listening for its accept.
+const JOIN_ACCEPT_DELAY2: Duration = Duration::from_secs(6);
 
 /// AS-001: joins, uplinks, downlinks and events over three processes; the AppSKey is in one of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,7 +153,7 @@ async fn a_bridge_that_was_away_delivers_what_came_meanwhile() {
     }
 }
 
-/// Without the join server nobody joins, and whoever has joined goes on.
+/// BACKEND-033: without the join server nobody joins, and whoever has joined goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_join_server_sessions_go_on_and_joins_are_refused_by_name() {
     let mut installation = Installation::start().await;
@@ -213,6 +217,63 @@ fn a_role_without_its_links_is_refused_with_the_keys_to_set() {
         }
         assert!(!data_dir.exists(), "nothing is made");
     }
+}
+
+/// OPS-001: a token out of an example is no secret; nothing starts with it and nothing is made.
+#[test]
+fn a_role_token_that_is_a_placeholder_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data_dir = dir.path().join("data");
+    let file = dir.path().join("token");
+    for placeholder in ["you-must-replace-this", "CHANGE_ME_CHANGE_ME", "0000000000000000"] {
+        fs::write(&file, placeholder).expect("a file");
+        let output = std::process::Command::new(loam_tests::binary())
+            .args(["serve", "--role", "join-server", "--data-dir"])
+            .arg(&data_dir)
+            .env("LOAM_INTERNAL__BIND", "127.0.0.1:0")
+            .env("LOAM_INTERNAL__TOKEN_FILE", &file)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .expect("the binary is built");
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{placeholder}: {err}");
+        assert!(err.contains(file.to_str().expect("UTF-8")) && err.contains("placeholder"), "{err}");
+        assert!(!err.contains(placeholder), "a token is not repeated: {err}");
+        assert!(!data_dir.join("endpoints.json").exists(), "nobody is told of a server that is not there");
+    }
+}
+
+/// BACKEND-033: a join server that takes calls and never answers costs one join its window, and nothing else waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_server_that_stalls_costs_the_joins_and_nothing_else() {
+    let installation = Installation::start().await;
+    let client = installation.client();
+    let (gateway, mut downlinks) = installation.gateway(&client).await;
+    let mut device = installation.device(&client, DEV_EUI).await;
+    let mut newcomer = installation.device(&client, DEV_EUI + 1).await;
+    story::join_over_the_air(&gateway, &mut downlinks, &mut device).await;
+    let stalled = installation.join.loam.as_ref().expect("it runs").pid();
+    signal(stalled, Signal::SIGSTOP);
+
+    let request = newcomer.join_request(0);
+    let asked = Instant::now();
+    gateway.push(&[story::heard(&gateway, &request)]).await.expect("loopback takes a datagram");
+    let mut stream = Stream::latest(&client).await;
+    for _ in 0..10 {
+        let sent = device.uplink(0, Some((2, b"21.5")), true);
+        gateway.push(&[story::heard(&gateway, &sent)]).await.expect("loopback takes a datagram");
+        assert_eq!(stream.uplink().await.1.fcnt_up, sent.fcnt);
+        assert!(device.take_downlink(&next(&mut downlinks).await).expect("a downlink for this device").ack);
+    }
+    story::drops_reach(&client, "join_server_unavailable", 1).await;
+    assert!(asked.elapsed() < JOIN_ACCEPT_DELAY2, "{:?}", asked.elapsed());
+    let told = story::drops(&client).await;
+    let drop = told.iter().find(|d| d.reason == "join_server_unavailable").expect("a person sees it");
+    assert_eq!(drop.dev_eui, newcomer.dev_eui().to_string());
+
+    // It wakes up; the device that asks again is answered.
+    signal(stalled, Signal::SIGCONT);
+    story::join_over_the_air(&gateway, &mut downlinks, &mut newcomer).await;
 }
 
 // ---- words of these tests ------------------------------------------------------------------------------------------
@@ -423,6 +484,11 @@ async fn enqueue(client: &Client, payload: &[u8]) -> String {
     };
     let answer = client.clone().downlinks.enqueue_downlink(request).await.expect("a place in the queue");
     answer.into_inner().downlink.expect("an item").id
+}
+
+fn signal(pid: u32, signal: Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("process ids are small"));
+    nix::sys::signal::kill(pid, signal).expect("the child is ours");
 }
 
 async fn next(downlinks: &mut Downlinks) -> Vec<u8> {

@@ -165,6 +165,7 @@ impl DeviceApi {
             None => None,
         };
         let inserted = self.insert(&row).await?;
+        seam::crash_point("bridge.device.written");
         if let Err(error) = self.provisioner.provision(&row, profile.mac_version, keys.as_ref()).await {
             match inserted {
                 Inserted::Anew => self.undo_creation(&row).await,
@@ -253,6 +254,7 @@ impl DeviceApi {
         let session_id = seam::random::<u64>().max(1);
         let session = self.keys.seal(session_id, row.dev_eui, &app_s_key, now_us());
         self.provisioner.tables.put_app_session(session).await.map_err(BridgeError::from)?;
+        seam::crash_point("bridge.session.key_written");
         self.provisioner
             .network
             .activate(pb::ActivateRequest {
@@ -292,6 +294,10 @@ impl DeviceApi {
         let profile = self.profile(&row).await?;
         let keys = root_keys(&validate::required("keys", keys)?, &profile)?;
         self.provisioner.put_join_device(&row, profile.mac_version, Some(&keys)).await?;
+        if !row.provisioned {
+            // Its creation may have been cut off for want of these keys.
+            self.provisioner.finish_soon();
+        }
         audit.write(&self.provisioner.tables, "keys.set", &hex(row.dev_eui, 16), "").await?;
         if let Some(weakness) = weakness(&keys, &row) {
             audit.write(&self.provisioner.tables, "keys.weak", &hex(row.dev_eui, 16), weakness).await?;

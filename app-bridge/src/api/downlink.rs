@@ -43,7 +43,13 @@ impl DownlinkService for DownlinkApi {
         let request = request.into_inner();
         let dev_eui = validate::dev_eui("dev_eui", &request.dev_eui)?;
         let now = now_us();
-        check(&request, now)?;
+        check(&request)?;
+        if let Err(passed) = check_deadline(&request, now) {
+            // The first call may have been in time, and its answer lost.
+            let known = self.queue.known_item(dev_eui, &request.idempotency_key).await?;
+            let downlink = Some(message(known.ok_or(passed)?));
+            return Ok(Response::new(v1::EnqueueDownlinkResponse { downlink, duplicate: true }));
+        }
         let device = self.tables.device(dev_eui).await.map_err(BridgeError::from)?;
         let device = device.ok_or_else(|| unknown("device", &hex(dev_eui, 16)))?;
         let (f_port, payload) = self.content(dev_eui, request.f_port, request.content).await?;
@@ -154,7 +160,7 @@ impl DownlinkApi {
     }
 }
 
-fn check(request: &v1::EnqueueDownlinkRequest, now_us: i64) -> Result<(), Status> {
+fn check(request: &v1::EnqueueDownlinkRequest) -> Result<(), Status> {
     if request.priority > PRIORITY_MAX {
         return Err(invalid("priority", format!("{} is above {PRIORITY_MAX}", request.priority)));
     }
@@ -165,6 +171,10 @@ fn check(request: &v1::EnqueueDownlinkRequest, now_us: i64) -> Result<(), Status
             format!("has {len} bytes; up to {IDEMPOTENCY_KEY_LEN_MAX} are kept"),
         ));
     }
+    Ok(())
+}
+
+fn check_deadline(request: &v1::EnqueueDownlinkRequest, now_us: i64) -> Result<(), Status> {
     match request.not_after_us {
         Some(deadline_us) if deadline_us <= now_us => Err(invalid(
             "not_after_us",

@@ -96,12 +96,15 @@ impl Drop for Place {
     }
 }
 
+/// A watch, as a caller of this process reads it.
+pub type EventStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
+
 /// The implementation of the generated service, which wants to own it.
 pub(crate) struct EventGate(pub(crate) Arc<EventApi>);
 
 #[async_trait]
 impl EventService for EventGate {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
+    type WatchStream = EventStream;
 
     /// Not on the way of requests, which [`super::watch_codec`] serves without decoding what was just encoded.
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

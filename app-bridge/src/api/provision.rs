@@ -74,11 +74,22 @@ impl Provisioner {
         mac_version: i32,
         keys: Option<&RootKeys>,
     ) -> Result<(), BridgeError> {
+        self.tell_both(row, mac_version, keys).await?;
+        self.tables.set_provisioned(vec![row.dev_eui]).await?;
+        Ok(())
+    }
+
+    async fn tell_both(
+        &self,
+        row: &BridgeDeviceRow,
+        mac_version: i32,
+        keys: Option<&RootKeys>,
+    ) -> Result<(), BridgeError> {
         self.put_network_device(row).await?;
         if row.join_eui != 0 {
             self.put_join_device(row, mac_version, keys).await?;
         }
-        self.tables.set_provisioned(vec![row.dev_eui]).await?;
+        seam::crash_point("bridge.device.told");
         Ok(())
     }
 
@@ -155,7 +166,8 @@ impl Provisioner {
         .await;
     }
 
-    /// Tells what is left. What another role refuses is logged and left until it is changed, so that it holds up nobody else.
+    /// Tells what is left. What another role refuses, or lacks its keys, is logged and left until it is changed, so that it
+    /// holds up nobody else.
     async fn finish(&self) -> Result<(), BridgeError> {
         let mut after = String::new();
         loop {
@@ -165,52 +177,76 @@ impl Provisioner {
             };
             after.clone_from(&last.id);
             for profile in profiles {
-                if let Some(error) = refusal(self.tell_profile(&profile.id).await)? {
+                if let Err(error) = self.tell_profile(&profile.id).await {
+                    let error = refusal(error)?;
                     tracing::warn!(%error, profile = %profile.id, "the network server refuses a profile; change it");
                 }
             }
         }
         loop {
             let rows = self.tables.unprovisioned_devices(DEVICES_AT_ONCE).await?;
-            let mut refused = 0;
+            let mut left = 0;
             for row in &rows {
-                if let Some(error) = refusal(self.finish_device(row.dev_eui).await)? {
-                    let dev_eui = hex(row.dev_eui, 16);
-                    tracing::warn!(%error, %dev_eui, "another role refuses a device; change it or its profile");
-                    refused += 1;
+                let dev_eui = hex(row.dev_eui, 16);
+                match self.finish_device(row.dev_eui).await {
+                    Ok(Finished::Whole) => {}
+                    Ok(Finished::KeysMissing) => {
+                        tracing::warn!(%dev_eui, "the creation of a device was cut off before its root keys were kept; create it again or set its keys");
+                        left += 1;
+                    }
+                    Err(error) => {
+                        let error = refusal(error)?;
+                        tracing::warn!(%error, %dev_eui, "another role refuses a device; change it or its profile");
+                        left += 1;
+                    }
                 }
             }
-            if refused == rows.len() {
+            if left == rows.len() {
                 return Ok(());
             }
         }
     }
 
-    async fn finish_device(&self, dev_eui: u64) -> Result<(), BridgeError> {
+    async fn finish_device(&self, dev_eui: u64) -> Result<Finished, BridgeError> {
         let _turn = self.turn(dev_eui).await;
         // Read in its turn: whoever had it before may have finished or deleted the device.
         let row = self.tables.device(dev_eui).await?;
         let Some(row) = row.filter(|row| !row.provisioned) else {
-            return Ok(());
+            return Ok(Finished::Whole);
         };
         let profile = self.tables.profile(&row.profile_id).await?.unwrap_or_default();
-        self.provision(&row, profile.mac_version, None).await?;
+        self.tell_both(&row, profile.mac_version, None).await?;
+        if row.join_eui != 0 {
+            let keys = self.join.join_keys_status(dev_eui).await?;
+            if !keys.is_some_and(|keys| keys.has_app_key) {
+                // It stays unfinished, so that a second creation takes it over instead of finding it there already.
+                return Ok(Finished::KeysMissing);
+            }
+        }
+        self.tables.set_provisioned(vec![dev_eui]).await?;
         let dev_eui = hex(dev_eui, 16);
         tracing::info!(%dev_eui, "a device that was left half told is known to all roles");
-        Ok(())
+        Ok(Finished::Whole)
     }
 }
 
-/// Tells a refusal, which stands until what was refused is changed, from an error after which the same may be tried again.
-fn refusal(told: Result<(), BridgeError>) -> Result<Option<PortError>, BridgeError> {
-    match told {
-        Ok(()) => Ok(None),
-        Err(BridgeError::Port(
-            error @ (PortError::AlreadyExists(_)
+/// How far a device came that was left half told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Finished {
+    /// All roles know it, and nobody but whoever created it has its root keys.
+    KeysMissing,
+    Whole,
+}
+
+/// A refusal stands until what was refused is changed; after any other error the same may be tried again.
+fn refusal(error: BridgeError) -> Result<PortError, BridgeError> {
+    match error {
+        BridgeError::Port(
+            refused @ (PortError::AlreadyExists(_)
             | PortError::FailedPrecondition(_)
             | PortError::InvalidArgument(_)
             | PortError::NotFound(_)),
-        )) => Ok(Some(error)),
-        Err(error) => Err(error),
+        ) => Ok(refused),
+        BridgeError::File { .. } | BridgeError::Port(_) | BridgeError::Store(_) => Err(error),
     }
 }

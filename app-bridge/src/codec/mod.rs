@@ -4,7 +4,7 @@
 //! points `Decoder(bytes, port)` and `Decode(fPort, bytes)`. It runs on threads of its own, away from the async
 //! runtime, with limits on time, memory, stack and result. It has the language's own objects and a `console`
 //! that writes nowhere: no network, files, timers or `require`. `Date` is there, because codecs turn device
-//! time into text with it; what depends on "now" should use `input.recvTime`, for decoding may happen again
+//! time into text with it; in a call of a decoder its clock stands at `input.recvTime`, for decoding may happen again
 //! later. Its own variables start anew in each call, so that no device sees another's.
 
 mod engine;
@@ -21,6 +21,19 @@ mod tests;
 use std::sync::Arc;
 
 pub use pool::CodecPool;
+
+/// What runs the scripts.
+#[derive(Clone, Default)]
+pub enum Interpreter {
+    /// The JavaScript engine, on threads of its own.
+    #[default]
+    Engine,
+    /// A function in place of `decodeUplink`, on the caller's task: for simulated worlds.
+    Simulated(DecodeUplink),
+}
+
+/// Decodes the bytes that came on an FPort.
+pub type DecodeUplink = Arc<dyn Fn(&[u8], u8) -> Decoded + Send + Sync>;
 
 /// How a device's payloads are decoded.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -133,7 +146,8 @@ pub enum CodecError {
 }
 
 impl Decoded {
-    pub(crate) fn failed(error: impl Into<String>) -> Self {
+    /// No object, for this reason.
+    pub fn failed(error: impl Into<String>) -> Self {
         Self { errors: vec![error.into()], ..Self::default() }
     }
 }

@@ -4,7 +4,7 @@
   'use strict';
 
   const { defineProperty, freeze, getOwnPropertyDescriptor, getPrototypeOf, isExtensible, keys } = Object;
-  const { deleteProperty, ownKeys } = Reflect;
+  const { construct, deleteProperty, ownKeys } = Reflect;
   const realm = globalThis;
   const realmPrototype = getPrototypeOf(realm);
   const DateOf = Date;
@@ -14,6 +14,27 @@
   for (const name of ['queueMicrotask', 'gc', 'navigator', 'performance', 'Atomics', 'SharedArrayBuffer']) {
     deleteProperty(realm, name);
   }
+
+  // The clock stands still in a call: at the time the frame was received, for it may be decoded again later; at the present
+  // one when something is encoded.
+  const present = DateOf.now;
+  let now = present();
+  function moment() {
+    const Stopped = function Date(...parts) {
+      if (new.target === undefined) return new DateOf(now).toString();
+      return construct(DateOf, parts.length === 0 ? [now] : parts, new.target);
+    };
+    const statics = { now: function () { return now; }, parse: DateOf.parse, UTC: DateOf.UTC };
+    for (const name of keys(statics)) {
+      defineProperty(Stopped, name, { value: statics[name], writable: true, enumerable: false, configurable: true });
+    }
+    Stopped.prototype = DateOf.prototype;
+    defineProperty(DateOf.prototype, 'constructor', {
+      value: Stopped, writable: true, enumerable: false, configurable: true,
+    });
+    return Stopped;
+  }
+  defineProperty(realm, 'Date', { value: moment(), writable: true, enumerable: false, configurable: true });
 
   const silent = function () {};
   defineProperty(realm, 'console', {
@@ -119,6 +140,7 @@
     return [
       functions.map((f) => typeof f === 'function'),
       function decode(downlink, bytes, fPort, timeMs) {
+        now = timeMs;
         const [decodeUplink, , decodeDownlink, Decoder, Decode] = factory();
         const decoder = downlink ? decodeDownlink : decodeUplink;
         if (typeof decoder === 'function') {
@@ -127,6 +149,7 @@
         return { data: typeof Decoder === 'function' ? Decoder(bytes, fPort) : Decode(fPort, bytes) };
       },
       function encode(data) {
+        now = present();
         const encodeDownlink = factory()[1];
         return encodeDownlink({ data, variables: {} });
       },

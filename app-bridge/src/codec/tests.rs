@@ -9,7 +9,7 @@ use super::*;
 const RECEIVED_AT_US: i64 = 1_700_000_000_123_456;
 
 fn pool() -> CodecPool {
-    CodecPool::new(1, Limits::default())
+    CodecPool::new(1, Limits::default(), Interpreter::Engine)
 }
 
 fn script(source: &str) -> Codec {
@@ -403,6 +403,34 @@ async fn habits_of_old_codecs_work() {
     }
 }
 
+/// CODEC-003: what a frame is decoded to does not depend on when that happens.
+#[tokio::test]
+async fn the_clock_of_a_codec_stands_at_the_time_its_frame_was_received() {
+    let pool = pool();
+    let codec = script(
+        "var started = Date.now();
+         class Moment extends Date { ms() { return +this; } }
+         function decodeUplink(input) {
+           var again = new Date().constructor;
+           var all = [started, Date.now(), +new Date(), +new Date(Date()), again.now(), +new again(),
+                      Reflect.construct(again, []).getTime(), new Moment().ms(), +input.recvTime];
+           return {data: {all: all.map(function (t) { return t - t % 1000; }),
+                          set: new Date(5).getTime(), utc: Date.UTC(1970, 0, 1), day: new Date(2020, 1, 2).getDate(),
+                          is: new Date() instanceof Date, name: Date.name}};
+         }",
+    );
+    for seconds in [0, 1, 1_700_000_000, 4_000_000_000_i64] {
+        let decoded = pool.decode_uplink(&codec, &[], 1, seconds * 1_000_000).await;
+        let value: serde_json::Value = serde_json::from_str(&decoded.object_json).unwrap();
+        assert_eq!(value["all"], serde_json::json!(vec![seconds * 1_000; 9]), "{:?}", decoded.errors);
+        assert_eq!((&value["set"], &value["utc"], &value["day"]), (&5.into(), &0.into(), &2.into()));
+        assert_eq!((&value["is"], &value["name"]), (&true.into(), &"Date".into()));
+    }
+    // What is sent is made when it is asked for.
+    let encoded = encode("function encodeDownlink() { return {bytes: [Date.now() > 1.7e12 ? 1 : 0]}; }").await;
+    assert_eq!(encoded.bytes, [1]);
+}
+
 /// CODEC-002
 #[tokio::test]
 async fn encode_downlink_gives_bytes_and_port() {
@@ -464,7 +492,7 @@ async fn decode_downlink_is_the_way_back() {
 
 #[tokio::test]
 async fn a_batch_is_answered_in_order_whatever_the_codecs() {
-    let pool = CodecPool::new(2, Limits::default());
+    let pool = CodecPool::new(2, Limits::default(), Interpreter::Engine);
     let scripts = [
         Arc::new(returning("{data: {n: input.bytes[0]}}")),
         Arc::new(Codec::None),

@@ -2,6 +2,7 @@
 
 use proto::internal as pb;
 use proto::v1::DownlinkState;
+use seam::{Bug, planted};
 use store::DownlinkRow;
 
 use proto::port::NOT_ACKNOWLEDGED;
@@ -79,15 +80,17 @@ pub(crate) struct Transition {
     /// False: the log tells of it already. True: the app-bridge has to.
     pub(crate) announce: bool,
     pub(crate) terminal: bool,
+    /// The attempt does not count.
+    pub(crate) never_left: bool,
 }
 
 impl Transition {
     fn told(state: DownlinkState, reason: &str, terminal: bool) -> Self {
-        Self { state, reason: reason.to_owned(), announce: false, terminal }
+        Self { state, reason: reason.to_owned(), announce: false, terminal, never_left: false }
     }
 
     fn ours(state: DownlinkState, reason: String, terminal: bool) -> Self {
-        Self { state, reason, announce: true, terminal }
+        Self { state, reason, announce: true, terminal, never_left: false }
     }
 }
 
@@ -100,11 +103,15 @@ pub(crate) fn on_record(item: &DownlinkRow, record: &pb::DownlinkRecord, now_us:
     match state {
         // The network server hands it back: it did not leave.
         DownlinkState::Queued if record.fcnt_down.is_some() => {
-            Some(Transition::told(DownlinkState::Queued, &record.reason, false))
+            let handed_back = Transition::told(DownlinkState::Queued, &record.reason, false);
+            Some(Transition { never_left: true, ..handed_back })
         }
         DownlinkState::Sent if record.reason == NOT_ACKNOWLEDGED => Some(unanswered(item, NO_ACK, now_us)),
         DownlinkState::Sent if state_of(item) == DownlinkState::Leased => {
             Some(Transition::told(state, &record.reason, false))
+        }
+        DownlinkState::GatewayAcknowledged if planted(Bug::GatewayAckIsDeviceAck) => {
+            Some(Transition::ours(DownlinkState::DeviceAcknowledged, String::new(), true))
         }
         DownlinkState::GatewayAcknowledged => Some(Transition::told(state, &record.reason, !item.confirmed)),
         DownlinkState::DeviceAcknowledged if record.item_id.is_empty() => {

@@ -146,6 +146,7 @@ impl Plan {
             let update = DownlinkUpdate {
                 id: under_way.item.id.clone(),
                 state: transition.state as i32,
+                never_left: transition.never_left,
                 reason: transition.reason,
                 at_us: record.at_us,
                 finished: transition.terminal,

@@ -17,10 +17,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use proto::mark::Mark;
 use proto::port::NetworkPort;
 use proto::v1::DownlinkState;
+use seam::{Bug, planted};
 use store::{BridgeTables, DownlinkInsertion, DownlinkRow, DownlinkUpdate};
-use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -44,7 +46,7 @@ pub(crate) struct Queue {
     network: Arc<dyn NetworkPort>,
     log: Arc<Log>,
     keys: Arc<Keys>,
-    followed: watch::Receiver<u64>,
+    followed: Mark,
     metrics: Arc<Metrics>,
     /// How long an item may be leased or sent without word of it.
     outcome_patience: Duration,
@@ -54,6 +56,8 @@ pub(crate) struct Queue {
     next_deadline_us: AtomicI64,
     /// Some state could not be announced.
     announce_again: AtomicBool,
+    /// The store did not say what became of a change: items may be leased that no window got.
+    in_doubt: AtomicBool,
     /// The network server may have missed hints.
     hint_again: AtomicBool,
     sweep_soon: Notify,
@@ -75,7 +79,7 @@ pub(crate) struct QueueParts {
     pub(crate) network: Arc<dyn NetworkPort>,
     pub(crate) log: Arc<Log>,
     pub(crate) keys: Arc<Keys>,
-    pub(crate) followed: watch::Receiver<u64>,
+    pub(crate) followed: Mark,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) outcome_patience: Duration,
     pub(crate) tasks: TaskTracker,
@@ -93,6 +97,9 @@ impl Queue {
                 break;
             };
             after = last.position;
+            if planted(Bug::ForgetUnderWay) {
+                continue;
+            }
             for item in page {
                 under_way.entry(item.dev_eui).or_default().push(UnderWay::new(item));
             }
@@ -111,6 +118,7 @@ impl Queue {
             next_deadline_us: AtomicI64::new(next_deadline_us),
             // What an earlier run left unsaid is said at the start, and the network server hears what waits.
             announce_again: AtomicBool::new(true),
+            in_doubt: AtomicBool::new(false),
             hint_again: AtomicBool::new(true),
             sweep_soon: Notify::new(),
             tasks,
@@ -127,17 +135,19 @@ impl Queue {
         }
         let open = self.tables.open_downlink_count(dev_eui).await.map_err(BridgeError::from)?;
         if open >= OPEN_ITEMS_MAX {
-            return match self.known_item(&row).await? {
+            return match self.known_item(dev_eui, &row.idempotency_key).await? {
                 Some(first) => Ok((first, true)),
                 None => Err(Status::resource_exhausted(format!(
                     "device {dev_eui:016x} has {open} downlinks that are not finished, the most that are kept; cancel some first"
                 ))),
             };
         }
-        let row = match self.tables.insert_downlink(row).await.map_err(BridgeError::from)? {
+        let inserted = self.tables.insert_downlink(row).await.inspect_err(|_| self.doubt());
+        let row = match inserted.map_err(BridgeError::from)? {
             DownlinkInsertion::Duplicate(first) => return Ok((first, true)),
             DownlinkInsertion::Inserted(row) => row,
         };
+        seam::crash_point("bridge.downlink.enqueued");
         if let Some(deadline_us) = row.not_after_us {
             self.next_deadline_us.fetch_min(deadline_us, Ordering::Relaxed);
         }
@@ -150,9 +160,11 @@ impl Queue {
         let unknown = || Status::not_found(format!("there is no downlink {id}"));
         let row = self.tables.downlink(id).await.map_err(BridgeError::from)?.ok_or_else(unknown)?;
         let guard = self.lock(row.dev_eui).await;
-        match self.tables.cancel_downlink(id, now_us).await.map_err(BridgeError::from)? {
+        let cancelled = self.tables.cancel_downlink(id, now_us).await.inspect_err(|_| self.doubt());
+        match cancelled.map_err(BridgeError::from)? {
             None => Err(unknown()),
             Some((row, true)) => {
+                seam::crash_point("bridge.downlink.cancelled");
                 self.tell(guard, vec![row.clone()]);
                 Ok(row)
             }
@@ -187,6 +199,7 @@ impl Queue {
                     DownlinkUpdate {
                         id: row.id.clone(),
                         state: state as i32,
+                        never_left: false,
                         reason: reason.to_owned(),
                         at_us: now_us,
                         finished: true,
@@ -211,24 +224,33 @@ impl Queue {
         if updates.is_empty() {
             return Ok(Vec::new());
         }
-        let changed = self.tables.update_downlinks(updates.clone()).await?;
+        let changed = self.tables.update_downlinks(updates.clone()).await.inspect_err(|_| self.doubt())?;
+        seam::crash_point("bridge.downlink.updated");
         let rows = rows.into_iter().zip(updates).zip(changed).filter(|(_, changed)| *changed);
         Ok(rows.map(|((row, update), _)| updated(row, &update)).collect())
     }
 
-    async fn known_item(&self, row: &DownlinkRow) -> Result<Option<DownlinkRow>, Status> {
-        if row.idempotency_key.is_empty() {
+    /// Notes that the store refused a change, or made it and could not say so. The sweep finds out what is so.
+    pub(super) fn doubt(&self) {
+        self.in_doubt.store(true, Ordering::Relaxed);
+        self.announce_again.store(true, Ordering::Relaxed);
+        self.hint_again.store(true, Ordering::Relaxed);
+    }
+
+    /// The item an idempotency key of the device made.
+    pub(crate) async fn known_item(&self, dev_eui: u64, key: &str) -> Result<Option<DownlinkRow>, Status> {
+        if key.is_empty() {
             return Ok(None);
         }
         let mut after = 0;
         loop {
             let page =
-                self.tables.downlinks(row.dev_eui, true, after, PAGE_ITEMS).await.map_err(BridgeError::from)?;
+                self.tables.downlinks(dev_eui, true, after, PAGE_ITEMS).await.map_err(BridgeError::from)?;
             let Some(last) = page.last() else {
                 return Ok(None);
             };
             after = last.position;
-            if let Some(known) = page.into_iter().find(|item| item.idempotency_key == row.idempotency_key) {
+            if let Some(known) = page.into_iter().find(|item| item.idempotency_key == key) {
                 return Ok(Some(known));
             }
         }
@@ -238,7 +260,8 @@ impl Queue {
     async fn log_is_followed(&self, patience: Duration) -> bool {
         let waited = tokio::time::timeout(patience, async {
             let head = self.log.bounds().await.ok()?.head;
-            self.followed.clone().wait_for(|&position| position >= head).await.ok().map(drop)
+            self.followed.wait_for(|position| position >= head).await;
+            Some(())
         });
         matches!(waited.await, Ok(Some(())))
     }

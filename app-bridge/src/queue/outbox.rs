@@ -51,6 +51,7 @@ impl Queue {
     }
 
     async fn try_announce(&self, rows: &[DownlinkRow]) -> Result<(), BridgeError> {
+        seam::crash_point("bridge.state.before_announcement");
         let records = rows.iter().map(record_of).collect();
         let appended = tokio::time::timeout(PATIENCE, self.network.append_records(records)).await;
         appended.unwrap_or_else(|_| {
@@ -58,6 +59,7 @@ impl Queue {
                 "the network server does not take records in time".to_owned(),
             ))
         })?;
+        seam::crash_point("bridge.state.announced");
         self.tables.set_announced(rows.iter().map(|row| (row.id.clone(), row.state)).collect()).await?;
         Ok(())
     }

@@ -23,6 +23,12 @@ impl Queue {
                 hinted = Instant::now();
                 self.hint_again.store(true, Ordering::Relaxed);
             }
+            if self.in_doubt.swap(false, Ordering::Relaxed)
+                && let Err(error) = self.settle_doubts(now_us()).await
+            {
+                tracing::warn!(error = &error as &dyn std::error::Error, "leases in doubt wait for the store");
+                self.doubt();
+            }
             self.catch_up_outbox().await;
             if let Err(error) = self.expire(now_us()).await {
                 tracing::warn!(
@@ -37,9 +43,47 @@ impl Queue {
                 );
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(period) => {}
                 () = self.sweep_soon.notified() => {}
+            }
+        }
+    }
+
+    /// Puts items back whose lease the store made without saying so: their window got no payload.
+    async fn settle_doubts(self: &Arc<Self>, now_us: i64) -> Result<(), BridgeError> {
+        let mut after = 0;
+        loop {
+            let page = self.tables.downlinks_in_flight(after, PAGE_ITEMS).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = last.position;
+            for DownlinkRow { dev_eui, id, .. } in page {
+                let guard = self.lock(dev_eui).await;
+                let known = self
+                    .under_way
+                    .lock()
+                    .get(&dev_eui)
+                    .is_some_and(|items| items.iter().any(|under_way| under_way.item.id == id));
+                // Read again under the lock.
+                let row = self.tables.downlink(&id).await?;
+                let Some(row) = row.filter(|row| !known && state_of(row) == DownlinkState::Leased) else {
+                    continue;
+                };
+                let update = DownlinkUpdate {
+                    id,
+                    state: DownlinkState::Queued as i32,
+                    never_left: true,
+                    reason: "its lease was not confirmed by the store, and no window got it".to_owned(),
+                    at_us: now_us,
+                    finished: false,
+                    announced: false,
+                    only_lease: row.lease,
+                };
+                let rows = self.update(vec![row], vec![update]).await?;
+                self.tell(guard, rows);
             }
         }
     }
@@ -101,6 +145,7 @@ impl Queue {
             let update = DownlinkUpdate {
                 id: id.clone(),
                 state: DownlinkState::Unknown as i32,
+                never_left: false,
                 reason: format!("no outcome within {} s", self.outcome_patience.as_secs()),
                 at_us: now_us,
                 finished: true,
@@ -150,6 +195,7 @@ pub(super) fn expiry(id: String, now_us: i64) -> DownlinkUpdate {
     DownlinkUpdate {
         id,
         state: DownlinkState::Expired as i32,
+        never_left: false,
         reason: "its deadline passed before a window could take it".to_owned(),
         at_us: now_us,
         finished: true,

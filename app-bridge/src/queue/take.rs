@@ -9,6 +9,7 @@ use mac::ids::DevAddr;
 use proto::internal as pb;
 use proto::port::{PayloadPort, PortError};
 use proto::v1::DownlinkState;
+use seam::{Bug, planted};
 use store::{DownlinkLease, DownlinkRow, DownlinkUpdate};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -53,6 +54,7 @@ impl Queue {
         match outcome {
             Ok(window) => {
                 let delivered = answer.send(Ok(window.response)).is_ok();
+                seam::crash_point("bridge.lease.answered");
                 let leased = match window.leased {
                     // Nobody waits any more: the payload stays here, and only its counter is burnt.
                     Some(leased) if !delivered => self.take_back(leased).await,
@@ -86,6 +88,7 @@ impl Queue {
         let update = DownlinkUpdate {
             id: id.clone(),
             state: DownlinkState::Queued as i32,
+            never_left: true,
             reason: "the window that asked for it closed meanwhile".to_owned(),
             at_us: now_us(),
             finished: false,
@@ -150,10 +153,18 @@ impl Queue {
             );
             return Ok(window);
         };
+        if planted(Bug::LeaseNotDurable) {
+            return Ok(self.lease_in_memory(item, request, &key, more_pending, rx2_only));
+        }
+        if !item.announced {
+            // The lease takes the place of the state the log was not told yet.
+            self.announce(std::slice::from_ref(item)).await;
+        }
         let leased = match self
             .tables
             .lease_downlink(&item.id, session_id, fcnt_down, now)
             .await
+            .inspect_err(|_| self.doubt())
             .map_err(BridgeError::from)?
         {
             DownlinkLease::Leased(row) => row,
@@ -164,6 +175,7 @@ impl Queue {
                 )));
             }
         };
+        seam::crash_point("bridge.lease.written");
         let mut frm_payload = leased.payload.clone();
         crypt_frm_payload(key.expose(), Direction::Down, DevAddr::new(dev_addr), fcnt_down, &mut frm_payload);
         window.response = pb::TakePayloadResponse {
@@ -178,6 +190,41 @@ impl Queue {
         self.under_way.lock().entry(dev_eui).or_default().push(UnderWay::new(leased.clone()));
         window.leased = Some(leased);
         Ok(window)
+    }
+}
+
+impl Queue {
+    /// What a planted bug does in place of a lease: the store hears of it later, if at all.
+    fn lease_in_memory(
+        &self,
+        item: &DownlinkRow,
+        request: &pb::TakePayloadRequest,
+        key: &mac::keys::AppSKey,
+        more_pending: bool,
+        rx2_only: bool,
+    ) -> Window {
+        let pb::TakePayloadRequest { dev_eui, session_id, dev_addr, fcnt_down, .. } = *request;
+        let mut frm_payload = item.payload.clone();
+        crypt_frm_payload(key.expose(), Direction::Down, DevAddr::new(dev_addr), fcnt_down, &mut frm_payload);
+        let response = pb::TakePayloadResponse {
+            has_payload: true,
+            item_id: item.id.clone(),
+            f_port: u32::from(item.f_port),
+            frm_payload,
+            confirmed: item.confirmed,
+            more_pending,
+            rx2_only,
+        };
+        let (tables, id) = (self.tables.clone(), item.id.clone());
+        tokio::spawn(async move { tables.lease_downlink(&id, session_id, fcnt_down, now_us()).await });
+        let leased = DownlinkRow {
+            state: DownlinkState::Leased as i32,
+            lease: Some((session_id, fcnt_down)),
+            attempts: item.attempts + 1,
+            ..item.clone()
+        };
+        self.under_way.lock().entry(dev_eui).or_default().push(UnderWay::new(leased.clone()));
+        Window { response, leased: Some(leased), ..Window::default() }
     }
 }
 
@@ -213,6 +260,7 @@ fn deferral(row: &DownlinkRow, rooms: Rooms, now_us: i64) -> DownlinkUpdate {
     DownlinkUpdate {
         id: row.id.clone(),
         state: DownlinkState::Deferred as i32,
+        never_left: false,
         reason: format!(
             "{} bytes do not fit the last window, which had room for {}; it waits for a better data rate",
             row.payload.len(),

@@ -175,6 +175,12 @@ async fn requests_beyond_a_limit_are_refused() {
     let long = v1::SetCodecRequest { id: "long".to_owned(), script: " ".repeat(300 * 1024) };
     assert_eq!(world.codecs().set_codec(long).await.unwrap_err().code(), Code::InvalidArgument);
 
+    let mut talkative = Request::new(v1::ListApplicationsRequest::default());
+    talkative.metadata_mut().insert("x-story", "x".repeat(100_000).parse().unwrap());
+    world.applications().list_applications(talkative).await.unwrap_err();
+    let short = v1::ListApplicationsRequest::default();
+    world.applications().list_applications(short).await.expect("others are served as before");
+
     let first = world.watch(from_earliest()).await;
     let mut second = world.watch(from_earliest()).await;
     second.message().await;

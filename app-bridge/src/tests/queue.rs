@@ -123,6 +123,7 @@ async fn items_go_by_priority_and_then_by_age() {
     assert_eq!(order, b"cdab");
 }
 
+/// FCNT-010, FCNT-011.
 #[tokio::test]
 async fn one_counter_seals_at_most_one_payload() {
     let world = world().await;
@@ -138,6 +139,7 @@ async fn one_counter_seals_at_most_one_payload() {
     assert!(take(&world, 6).await.has_payload);
 }
 
+/// FCNT-010.
 #[tokio::test]
 async fn concurrent_windows_never_get_the_same_item_or_counter() {
     let world = world().await;
@@ -159,6 +161,7 @@ async fn concurrent_windows_never_get_the_same_item_or_counter() {
     assert!((1..=5).contains(&count), "{count}");
 }
 
+/// RXWIN-007.
 #[tokio::test]
 async fn an_item_too_long_for_the_window_waits_for_a_better_one() {
     let world = world().await;
@@ -250,6 +253,27 @@ async fn an_item_past_its_deadline_expires_once_and_is_not_sent() {
     .await;
 }
 
+/// AS-007: the answer to the first call was lost, and the second one comes when the deadline has passed.
+#[tokio::test]
+async fn a_key_that_is_known_returns_its_item_even_past_the_deadline() {
+    let world = world().await;
+    let soon = now_us() + 50_000;
+    let request = v1::EnqueueDownlinkRequest {
+        not_after_us: Some(soon),
+        idempotency_key: "open-7".to_owned(),
+        ..item(b"late")
+    };
+    let first = enqueue(&world, request.clone()).await.unwrap();
+    reaches(&world, &first.id, DownlinkState::Expired).await;
+    let again = world.downlinks().enqueue_downlink(request.clone()).await.unwrap().into_inner();
+    assert!(again.duplicate);
+    let known = again.downlink.unwrap();
+    assert_eq!((known.id.as_str(), known.state()), (first.id.as_str(), DownlinkState::Expired));
+
+    let another = v1::EnqueueDownlinkRequest { idempotency_key: "open-8".to_owned(), ..request };
+    assert_eq!(enqueue(&world, another).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
 /// AS-007: the states an item runs through end in one.
 #[tokio::test]
 async fn an_unconfirmed_item_ends_when_the_gateway_has_sent_it() {
@@ -299,6 +323,23 @@ async fn a_confirmed_item_is_tried_three_times_with_new_counters_and_then_fails_
     }
     assert_eq!(again, 2);
     assert!(!take(&world, 99).await.has_payload);
+}
+
+/// ACK-007: it was on air, and nobody told of it before the next uplink came without an acknowledgement.
+#[tokio::test]
+async fn an_attempt_whose_outcome_a_crash_swallowed_counts() {
+    let world = world().await;
+    let queued =
+        enqueue(&world, v1::EnqueueDownlinkRequest { confirmed: true, ..item(b"open") }).await.unwrap();
+    for attempt in 1..=3_u32 {
+        until("the item waits", || async { state(&world, &queued.id).await.state() == DownlinkState::Queued })
+            .await;
+        assert!(take(&world, attempt).await.has_payload);
+        world.answered(DownlinkState::Failed, NOT_ACKNOWLEDGED, attempt);
+    }
+    let ended = reaches(&world, &queued.id, DownlinkState::Failed).await;
+    assert_eq!(ended.attempts, 3);
+    assert!(!take(&world, 4).await.has_payload);
 }
 
 /// ACK-006: the device's answer ends the item; another confirmed one waits for it.

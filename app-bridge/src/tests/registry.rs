@@ -67,21 +67,56 @@ async fn a_creation_that_is_refused_does_not_delete_the_device_that_was_there() 
 #[tokio::test]
 async fn a_creation_a_crash_interrupted_is_finished_at_the_start() {
     let world = world().await;
-    let row = BridgeDeviceRow {
-        dev_eui: DEV_EUI,
-        join_eui: 5,
-        application_id: "soil".to_owned(),
-        profile_id: "probe".to_owned(),
-        ..BridgeDeviceRow::default()
-    };
-    assert_eq!(world.store.bridge().insert_device(row).await.unwrap(), Written::Done);
+    assert_eq!(world.store.bridge().insert_device(half_created(0)).await.unwrap(), Written::Done);
     let world = world.restart().await;
     until("the device is provisioned", || async {
         world.store.bridge().device(DEV_EUI).await.unwrap().unwrap().provisioned
     })
     .await;
     assert!(world.network.told.lock().devices.contains_key(&DEV_EUI));
-    assert!(world.join.devices.lock().contains_key(&DEV_EUI));
+}
+
+/// Only whoever created it has the keys, and was not answered.
+#[tokio::test]
+async fn a_creation_that_was_cut_off_before_the_keys_were_kept_can_be_asked_for_again() {
+    let world = world().await;
+    assert_eq!(world.store.bridge().insert_device(half_created(5)).await.unwrap(), Written::Done);
+    let world = world.restart().await;
+    until("both roles know the device", || async {
+        world.network.told.lock().devices.contains_key(&DEV_EUI)
+            && world.join.devices.lock().contains_key(&DEV_EUI)
+    })
+    .await;
+    let device = world.device(DEV_EUI);
+    let again = world.devices().create_device(create(device, APP_KEY, "")).await;
+    again.expect("it is taken over");
+    assert_eq!(hex::encode(&world.join.devices.lock()[&DEV_EUI].app_key), APP_KEY);
+    assert!(world.store.bridge().device(DEV_EUI).await.unwrap().unwrap().provisioned);
+}
+
+#[tokio::test]
+async fn keys_that_come_later_finish_a_creation_that_was_cut_off() {
+    let world = world().await;
+    assert_eq!(world.store.bridge().insert_device(half_created(5)).await.unwrap(), Written::Done);
+    let world = world.restart().await;
+    let keys = v1::RootKeys { app_key: APP_KEY.to_owned(), nwk_key: String::new() };
+    let request = v1::SetKeysRequest { dev_eui: format!("{DEV_EUI:016x}"), keys: Some(keys) };
+    world.devices().set_keys(request).await.unwrap();
+    until("the device is provisioned", || async {
+        world.store.bridge().device(DEV_EUI).await.unwrap().unwrap().provisioned
+    })
+    .await;
+}
+
+/// The row of a device no other role was told of.
+fn half_created(join_eui: u64) -> BridgeDeviceRow {
+    BridgeDeviceRow {
+        dev_eui: DEV_EUI,
+        join_eui,
+        application_id: "soil".to_owned(),
+        profile_id: "probe".to_owned(),
+        ..BridgeDeviceRow::default()
+    }
 }
 
 /// A profile another role refuses does not keep it from hearing of the rest.
@@ -250,6 +285,23 @@ async fn a_key_that_is_easily_guessed_is_noted_in_the_audit_trail() {
     let weak = audit.iter().find(|row| row.action == "keys.weak").unwrap();
     assert_eq!((weak.actor.as_str(), weak.subject.as_str()), ("admin", "70b3d57ed0000001"));
     assert!(!format!("{audit:?}").contains("2b7e"));
+}
+
+/// FCNT-007: a device starts its counter again only where somebody allowed it, and that is on record.
+#[tokio::test]
+async fn allowing_a_counter_to_start_again_is_audited_and_told_to_the_network_server() {
+    let world = world().await;
+    world.create_device(DEV_EUI).await;
+    assert!(!world.network.told.lock().devices[&DEV_EUI].allow_fcnt_reset);
+    for allow_fcnt_reset in [true, true, false] {
+        let device = v1::Device { allow_fcnt_reset, ..world.device(DEV_EUI) };
+        world.devices().update_device(v1::UpdateDeviceRequest { device: Some(device) }).await.unwrap();
+        assert_eq!(world.network.told.lock().devices[&DEV_EUI].allow_fcnt_reset, allow_fcnt_reset);
+    }
+    let audit = world.store.bridge().audit(i64::MAX, 20).await.unwrap();
+    let told: Vec<_> = audit.iter().filter(|row| row.action == "device.fcnt_reset").collect();
+    assert_eq!(told.iter().map(|row| row.detail.as_str()).collect::<Vec<_>>(), ["refused", "allowed"]);
+    assert!(told.iter().all(|row| row.subject == "70b3d57ed0000001" && row.actor == "admin"));
 }
 
 /// API-001: keys are written, never read back; changes of keys are audited.

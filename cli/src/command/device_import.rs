@@ -123,14 +123,23 @@ pub(crate) async fn run(context: &Context, args: ImportArgs) -> Result<(), Failu
 }
 
 fn read_file(args: &ImportArgs) -> Result<String, Failure> {
-    let mut text = String::new();
-    let result = if args.file.as_os_str() == "-" {
-        std::io::stdin().lock().read_to_string(&mut text)
+    let refused = |problem: String| Failure::usage(format!("{}: {problem}", args.file.display()));
+    let unreadable = |error: std::io::Error| refused(format!("cannot be read: {error}"));
+    let source: Box<dyn std::io::Read> = if args.file.as_os_str() == "-" {
+        Box::new(std::io::stdin().lock())
     } else {
-        std::fs::File::open(&args.file).and_then(|mut file| file.read_to_string(&mut text))
+        Box::new(std::fs::File::open(&args.file).map_err(unreadable)?)
     };
-    result.map_err(|error| Failure::usage(format!("{}: cannot be read: {error}", args.file.display())))?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    let len = source.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if u64::try_from(len).is_ok_and(|len| len > FILE_BYTES_MAX) {
+        let limit_mib = FILE_BYTES_MAX / 1_048_576;
+        return Err(refused(format!("has more than {limit_mib} MiB; import it in parts")));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        refused(format!("is not UTF-8 from byte {at} on; save it as CSV UTF-8"))
+    })
 }
 
 /// Reads all rows. A wrong header is a failure, a wrong row is one of the bad ones.
@@ -221,7 +230,8 @@ impl LineCounter<'_> {
 fn check_header(columns: &[String]) -> Result<(), String> {
     for (index, column) in columns.iter().enumerate() {
         if !COLUMNS.contains(&column.as_str()) {
-            let near = words::nearest(column, COLUMNS.iter().map(|c| ((*c).to_owned(), *c)));
+            let column: String = column.chars().take(COLUMN_CHARS_MAX).collect();
+            let near = words::nearest(&column, COLUMNS.iter().map(|c| ((*c).to_owned(), *c)));
             let near = near.map_or_else(String::new, |near| format!("; do you mean {near}?"));
             return Err(format!("there is no column {column:?}{near} (known: {})", COLUMNS.join(", ")));
         }
@@ -523,6 +533,10 @@ const SESSION_COLUMNS: [&str; 7] =
 
 /// Requests under way at a time: they share group commits.
 const AT_ONCE: usize = 32;
+/// The whole file is held until its last row is checked: some half a million devices.
+const FILE_BYTES_MAX: u64 = 64 * 1_048_576;
+/// So much of a column nobody knows is repeated.
+const COLUMN_CHARS_MAX: usize = 40;
 
 #[cfg(test)]
 mod tests {

@@ -56,6 +56,7 @@ impl Config {
         range("store.retention_max_bytes", store.retention_max_bytes, 16 * MIB..=16 * 1024 * GIB, "bytes");
         range("store.group_commit_max_delay_ms", store.group_commit_max_delay_ms.into(), 0..=100, "ms");
         range("store.group_commit_max_steps", store.group_commit_max_steps.into(), 1..=10_000, "steps");
+        range("store.checkpoint_period_s", store.checkpoint_period_s.into(), 1..=3_600, "seconds");
         let codec = &self.codec;
         range("codec.threads", codec.threads.into(), 1..=64, "threads");
         range("codec.time_limit_ms", codec.time_limit_ms.into(), 1..=10_000, "ms");

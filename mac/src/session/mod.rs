@@ -258,6 +258,14 @@ impl Session {
         self.mac.confirmed_down.map_or(0, |fcnt| fcnt.wire().value())
     }
 
+    /// Puts the beginning behind that of another session of the device, in seconds since the Unix epoch: which session is the newer one
+    /// must not depend on a wall clock that was set back between two joins.
+    pub fn begin_after(&mut self, other_s: Option<u32>) {
+        if let Some(other_s) = other_s {
+            self.mac.started_at_s = self.mac.started_at_s.max(other_s.saturating_add(1));
+        }
+    }
+
     /// Milliseconds from the end of an uplink to RX2, for the dedup window: until then the device does not repeat a frame.
     pub fn rx2_delay_ms(&self) -> u64 {
         u64::from(self.mac.rx1_delay_s + RX2_AFTER_RX1_S) * 1_000

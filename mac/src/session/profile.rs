@@ -184,14 +184,18 @@ impl Profile {
     }
 
     /// What a Join-Accept tells a device of this profile. OptNeg is the join server's to set.
+    ///
+    /// Where a device boots with the downlink dwell limit of 400 ms the accept has no list: with one it lasts longer at the
+    /// data rate of RX2 (AS923 up to RP001-1.0.3A). The device is told its channels once it has joined.
     pub fn join_settings(&self) -> JoinSettings {
         let region = self.region();
+        let (_, downlink_dwell) = region.dwell_defaults(self.revision);
         let extra = extra_channels(region, &self.extra_slots());
         JoinSettings {
             rx1_dr_offset: self.rx1_dr_offset,
             rx2_dr: self.rx2_dr(),
             rx_delay_s: self.rx_delay_s,
-            cf_list: region.cf_list(&extra, self.channel_target(), self.revision),
+            cf_list: region.cf_list(&extra, self.channel_target(), self.revision).filter(|_| !downlink_dwell),
         }
     }
 
@@ -333,6 +337,7 @@ mod tests {
         assert!(Profile { extra_channels: vec![Hz::new(902_500_000)], ..us }.check().is_err());
     }
 
+    /// PARSE-020, REGION-024.
     #[test]
     fn a_frame_of_another_region_or_too_long_for_its_rate_is_refused() {
         let sf12 = Modulation::Lora { sf: 12, bw_hz: 125_000 };

@@ -1,8 +1,9 @@
 //! The device's channels follow the profile.
 
-use mac::command::UplinkCommand;
+use mac::command::{NewChannelAns, UplinkCommand};
 use mac::region::RegionId;
 use mac::session::Profile;
+use mac::uplink::{Note, RequestKind};
 use mac::version::{MacVersion, RegionalRevision};
 
 use crate::world::{World, hz};
@@ -73,6 +74,26 @@ fn refused_channels_are_left_alone() {
     assert_eq!(world.session.mac.channels, world.profile.region().default_mask());
 }
 
+/// MAC-028: a channel exists when both bits say so.
+#[test]
+fn each_status_of_a_channel_means_what_it_says() {
+    for status in 0..4 {
+        let mut world =
+            World::abp(Profile { extra_channels: vec![extra()[0]], adr: false, ..Profile::default() });
+        world.device.habits.deaf_to = vec![NEW_CHANNEL];
+        world.report(b"1");
+        world.device.says = vec![UplinkCommand::NewChannelAns(NewChannelAns::from_bytes([status]))];
+        world.report(b"2");
+        let channels: Vec<_> =
+            world.session.extra_channels(&world.profile).into_iter().map(|channel| channel.freq).collect();
+        let expected = if status == 3 { vec![extra()[0]] } else { Vec::new() };
+        assert_eq!(channels, expected, "{status:#04b}");
+        assert_eq!(world.session.mac.channels.contains(3), status == 3, "{status:#04b}");
+        let refused = Note::MacRequestRefused { kind: RequestKind::NewChannel };
+        assert_eq!(world.notes.contains(&refused), status != 3, "{status:#04b}");
+    }
+}
+
 /// MAC-012, MAC-015: where the CFList cannot tell, LinkADRReq selects the sub-band, in one block, in every version.
 #[test]
 fn sub_bands_are_selected_by_link_adr_where_the_join_cannot() {
@@ -133,7 +154,7 @@ fn a_device_heard_on_a_channel_that_was_off_is_told_again() {
     assert_eq!(world.device.mask, world.profile.region().sub_band_mask(0b10));
 }
 
-/// MAC-029: moved downlink channels are not used; an answer to what nobody asked is let be.
+/// MAC-023, MAC-029: moved downlink channels are not used; an answer to what nobody asked is let be.
 #[test]
 fn an_answer_about_downlink_channels_changes_no_window() {
     let mut world = World::otaa(Profile { adr: false, ..Profile::default() });
@@ -144,7 +165,7 @@ fn an_answer_about_downlink_channels_changes_no_window() {
         let exchange = world.report(b"x");
         let plan = exchange.step.unwrap().downlink.unwrap();
         assert_eq!(plan.rx1.unwrap().freq, world.device.last.as_ref().unwrap().freq);
-        assert!(exchange.heard.is_some(), "MAC-023: it may stop repeating");
+        assert!(exchange.heard.is_some(), "it may stop repeating");
     }
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct Habits {
     pub refuses_channels: bool,
     /// Identifiers of requests it neither obeys nor answers.
     pub deaf_to: Vec<u8>,
+    /// Answers a block of LinkADRReq once, whatever its version tells it.
+    pub answers_blocks_once: bool,
     /// Does not acknowledge confirmed downlinks.
     pub never_acks: bool,
 }
@@ -341,7 +343,8 @@ impl Device {
             self.tx_power = power;
             self.nb_trans = last.nb_trans.max(1);
         }
-        let count = if self.version.is_1_1() { 1 } else { block.len() };
+        let once = self.version.is_1_1() || self.habits.answers_blocks_once;
+        let count = if once { 1 } else { block.len() };
         self.says.extend(std::iter::repeat_n(UplinkCommand::LinkAdrAns(ans), count));
     }
 

@@ -9,7 +9,7 @@ use mac::version::MacVersion;
 use crate::device::{Device, SentUplink};
 use crate::world::{Air, World};
 
-/// MAC-001, MAC-010: questions are answered in their order, in one frame.
+/// MAC-001, MAC-010, MAC-011, MAC-033: questions are answered in their order, in one frame.
 #[test]
 fn questions_are_answered_in_their_order() {
     let mut world = World::otaa(Profile::default());
@@ -26,9 +26,8 @@ fn questions_are_answered_in_their_order() {
     else {
         panic!("{:?}", heard.commands);
     };
-    // MAC-011: SNR -5 dB, SF12 needs -20 dB; three gateways.
+    // SNR -5 dB, SF12 needs -20 dB; three gateways.
     assert_eq!((check.margin_db, check.gateway_count), (15, 3));
-    // MAC-033.
     assert_eq!((time.gps_seconds, time.fraction_256), (1_139_322_288, 128));
 }
 
@@ -186,6 +185,7 @@ fn port_0_is_never_delivered() {
     assert_eq!(world.delivered.len(), before);
 }
 
+/// PARSE-008.
 #[test]
 fn an_uplink_without_a_port_delivers_no_payload_and_an_empty_one_delivers_an_empty_one() {
     let mut world = World::otaa(Profile::default());
@@ -195,7 +195,7 @@ fn an_uplink_without_a_port_delivers_no_payload_and_an_empty_one_delivers_an_emp
     assert_eq!((app.f_port, app.bytes.len()), (9, 0));
 }
 
-/// PARSE-010: all 256 ports.
+/// PARSE-010, MPA-001: all 256 ports; what loam has no use for itself reaches the application as it came.
 #[test]
 fn every_port_has_its_use() {
     for f_port in 0..=255 {
@@ -211,8 +211,9 @@ fn every_port_has_its_use() {
     assert!(world.uplink(Some((226, b"relayed")), false).step.unwrap().app_payload.is_none());
     assert_eq!(world.notes.last(), Some(&Note::RelayUnsupported));
     for f_port in [1, 223, 224, 225, 227, 255] {
-        let app = world.uplink(Some((f_port, b"x")), false).step.unwrap().app_payload;
+        let app = world.uplink(Some((f_port, &[f_port, 0xff])), false).step.unwrap().app_payload;
         assert_eq!(app.map(|app| app.f_port), Some(f_port));
+        assert_eq!(world.delivered.last().unwrap().1, [f_port, 0xff]);
     }
 }
 

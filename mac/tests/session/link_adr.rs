@@ -1,6 +1,8 @@
 //! Data rate, power, repetitions.
 
-use mac::command::DownlinkCommand;
+use std::collections::BTreeSet;
+
+use mac::command::{DownlinkCommand, LinkAdrAns, UplinkCommand};
 use mac::region::RegionId;
 use mac::session::Profile;
 use mac::uplink::{Note, RequestKind};
@@ -58,6 +60,49 @@ fn all_requests_of_a_block_say_the_same() {
         assert!(block.windows(2).all(|pair| pair[0] == pair[1]), "{block:?}");
         assert!(block.iter().all(|(_, _, nb_trans)| (1..=15).contains(nb_trans)));
     }
+}
+
+/// MAC-015: devices answer a block once or once for each of its requests; either way it is one answer.
+#[test]
+fn a_block_is_agreed_on_however_often_it_is_answered() {
+    for &version in MacVersion::ALL {
+        for answers_blocks_once in [false, true] {
+            let mut sizes = BTreeSet::new();
+            for sub_bands in [0xff, 0b1, 0b101, 0b1_0101, 0b101_0101] {
+                let mut world = World::abp(Profile {
+                    region: RegionId::Us915,
+                    mac_version: version,
+                    revision: RegionalRevision::Rp001_1_0_2B,
+                    sub_bands,
+                    ..Profile::default()
+                });
+                world.device.habits.answers_blocks_once = answers_blocks_once;
+                world.snr_db = 5.0;
+                world.settle();
+                let size = |heard: &Vec<u8>| heard.iter().filter(|cid| **cid == LINK_ADR).count();
+                sizes.extend(world.commands_heard().iter().map(size).filter(|size| *size > 0));
+                assert_eq!(world.session.mac.channels, world.device.mask, "{version} {sub_bands:#b}");
+                assert_eq!(world.device.mask, world.profile.region().sub_band_mask(sub_bands), "{version}");
+                assert_eq!(world.session.mac.tx_power, world.device.tx_power, "{version}");
+                assert_eq!(world.notes, [], "{version}");
+            }
+            assert_eq!(sizes, BTreeSet::from([1, 2, 3, 4, 5]), "{version}");
+        }
+    }
+}
+
+/// MAC-015: one answer of a block that refuses refuses the block.
+#[test]
+fn answers_to_a_block_that_differ_refuse_it() {
+    let mut world = World::abp(Profile { region: RegionId::Us915, sub_bands: 0b10, ..Profile::default() });
+    world.device.habits.deaf_to = vec![LINK_ADR];
+    world.report(b"1");
+    let before = world.session.mac.channels;
+    let answer = |status| UplinkCommand::LinkAdrAns(LinkAdrAns::from_bytes([status]));
+    world.device.says = vec![answer(0b111), answer(0b110)];
+    world.report(b"2");
+    assert_eq!(world.session.mac.channels, before);
+    assert_eq!(world.notes, [Note::MacRequestRefused { kind: RequestKind::LinkAdr }]);
 }
 
 /// MAC-014: what was refused is remembered; a slower rate and more power are tried instead.

@@ -1,6 +1,6 @@
 //! What the network asks for: once it differs, until it is answered, not for ever.
 
-use mac::command::UplinkCommand;
+use mac::command::{RxParamSetupAns, UplinkCommand};
 use mac::phy::{DownFrame, parse_downlink};
 use mac::region::RegionId;
 use mac::session::Profile;
@@ -13,7 +13,7 @@ const RX_PARAM: u8 = 0x05;
 const DEV_STATUS: u8 = 0x06;
 const TX_PARAM: u8 = 0x09;
 
-/// RXWIN-003, MAC-022, MAC-030: new windows are used with the answer, not before.
+/// RXWIN-003, MAC-022, MAC-023, MAC-030: new windows are used with the answer, not before.
 #[test]
 fn new_receive_settings_are_used_from_the_answer_on() {
     let mut world = World::abp(windows_profile());
@@ -24,7 +24,7 @@ fn new_receive_settings_are_used_from_the_answer_on() {
     let plan = answered.step.unwrap().downlink.unwrap();
     assert_eq!((plan.rx1.unwrap().delay_s, plan.rx2.unwrap().delay_s), (5, 6));
     assert_eq!((plan.rx2.unwrap().dr, plan.rx2.unwrap().freq), (dr(3), hz(869_525_000)));
-    assert!(answered.heard.is_some(), "MAC-023: the device is let stop repeating its answer");
+    assert!(answered.heard.is_some(), "the device is let stop repeating its answer");
     assert!(world.device.sticky.is_empty());
     assert!(world.report(b"3").built.is_none(), "and then there is silence");
 }
@@ -94,6 +94,26 @@ fn refused_receive_settings_are_not_used_and_not_asked_for_ever() {
     world.profile.rx1_dr_offset = 1;
     world.settle();
     assert_eq!(world.session.mac.rx1_dr_offset, 1);
+}
+
+/// MAC-022: only all three bits together mean that the device uses the new settings.
+#[test]
+fn each_status_of_the_receive_settings_means_what_it_says() {
+    for status in 0..8 {
+        let mut world = World::abp(windows_profile());
+        // It says what the test says, and changes nothing itself.
+        world.device.habits.deaf_to = vec![RX_PARAM];
+        world.report(b"1");
+        world.air = Air::LosesDownlinks;
+        world.device.says = vec![UplinkCommand::RxParamSetupAns(RxParamSetupAns::from_bytes([status]))];
+        let plan = world.report(b"2").step.unwrap().downlink.unwrap();
+        let new = status == 7;
+        let mac = &world.session.mac;
+        assert_eq!((mac.rx1_dr_offset, mac.rx2_dr), if new { (2, dr(3)) } else { (0, dr(0)) }, "{status:#05b}");
+        assert_eq!(plan.rx2.unwrap().dr, mac.rx2_dr, "{status:#05b}");
+        let refused = Note::MacRequestRefused { kind: RequestKind::RxParamSetup };
+        assert_eq!(world.notes.contains(&refused), !new, "{status:#05b}");
+    }
 }
 
 /// MAC-008, MAC-032: what is never answered stops after five times and holds nothing up.
@@ -208,7 +228,7 @@ fn a_frame_whose_commands_leave_no_place_says_that_a_payload_waits() {
     }
 }
 
-/// A clock that was set back must not silence the question until it has caught up.
+/// OPS-004: a clock that was set back must not silence the question until it has caught up.
 #[test]
 fn a_status_of_the_future_is_asked_for_again() {
     let mut world = World::otaa(Profile { device_status_interval_s: 6_000, ..Profile::default() });

@@ -84,7 +84,43 @@ fn a_join_is_answered_after_five_and_six_seconds() {
     assert!(rx1.is_none() && rx2.is_some(), "off the plan only RX2 is left");
 }
 
-/// RXWIN-005: one uplink, one plan, one frame: the windows are choices.
+/// JOIN-011, RXWIN-008: where a device boots with the downlink dwell limit, a list would make its accept too long in RX2; it
+/// learns its channels afterwards.
+#[test]
+fn a_join_accept_keeps_the_dwell_limit_a_device_boots_with() {
+    for &revision in RegionalRevision::ALL {
+        let profile = Profile {
+            region: RegionId::As923_1,
+            revision,
+            rx_delay_s: 1,
+            extra_channels: vec![hz(923_600_000), hz(923_800_000)],
+            adr: false,
+            ..Profile::default()
+        };
+        let (_, downlink_dwell) = profile.region().dwell_defaults(revision);
+        let cf_list = profile.join_settings().cf_list;
+        assert_eq!(cf_list.is_some(), !downlink_dwell, "{revision}");
+        let accept_len = if cf_list.is_some() { 33 } else { 17 };
+        for data_rate in 2..=5 {
+            let (rx1, rx2) = join_windows(&profile, hz(923_200_000), dr(data_rate), Some(0));
+            for window in [rx1, rx2].into_iter().flatten().filter(|_| downlink_dwell) {
+                let airtime = airtime_us(window.modulation, CodingRate::Cr4_5, accept_len, false).unwrap();
+                assert!(
+                    airtime <= 400_000,
+                    "{revision}: {accept_len} bytes last {airtime} us at {}",
+                    window.dr
+                );
+            }
+        }
+
+        let mut world = World::otaa(profile);
+        world.settle();
+        let has: Vec<_> = world.device.extra.values().copied().collect();
+        assert_eq!(has, world.profile.extra_channels, "{revision}");
+    }
+}
+
+/// RXWIN-005, FCNT-010: one uplink, one plan, one frame: the windows are choices. The world refuses a counter that comes twice.
 #[test]
 fn one_uplink_brings_at_most_one_frame() {
     let mut world = World::otaa(Profile::default());

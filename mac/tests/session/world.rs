@@ -371,8 +371,9 @@ impl World {
             let Some(mac::phy::DownFrame::Data(frame)) = mac::phy::parse_downlink(&built.phy) else { panic!() };
             frame.f_port.is_some_and(|f_port| f_port != 0)
         };
+        assert_eq!((built.phy[0] & 0x1c, built.phy[5] & 0x40), (0, 0), "reserved bits of MHDR and FCtrl");
         let before = self.sent.insert((is_app, built.fcnt_down.value()), built.phy.clone());
-        assert!(before.is_none(), "FCNT-010: one counter, one frame");
+        assert!(before.is_none(), "one counter, one frame");
         on_downlink_sent(&mut self.session, plan, &built);
         let window = match self.air {
             Air::LosesDownlinks => None,
@@ -380,7 +381,7 @@ impl World {
             Air::ThroughRx1 | Air::ThroughRx2 => plan.rx2,
         };
         let heard = window.map(|TxWindow { freq, dr, delay_s, max_m, .. }| {
-            assert!(built.phy.len() <= usize::from(max_m) + 5, "RXWIN-007");
+            assert!(built.phy.len() <= usize::from(max_m) + 5, "too long for its window");
             self.device
                 .receive(&built.phy, freq, dr, delay_s)
                 .expect("the device listens where the network sends")

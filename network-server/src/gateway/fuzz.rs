@@ -10,14 +10,32 @@ use mac::units::{Hz, Mono, Timestamp};
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::batch::{Batch, Datagram, Replies, Sent};
+use super::batch::{Reply, Sent};
 use super::gwmp::{Header, PacketKind};
+use super::intake::{Acknowledge, Intake};
 use super::rxpk::Arrival;
-use super::udp::Receiver;
+use super::virtual_port::Given;
 use super::{
     GatewayConfig, GatewayEvent, GatewayPolicy, GatewayUplink, Gateways, Ingress, Polarization, TxOutcome,
     TxRequest, TxTime,
 };
+
+/// Keeps acknowledgements, and sees that nothing is read before they are sent.
+struct Kept<'a> {
+    inbox: &'a Inbox,
+    replies: Vec<[u8; 4]>,
+}
+
+impl Acknowledge for Kept<'_> {
+    fn push(&mut self, reply: Reply) {
+        self.replies.push(reply.bytes);
+    }
+
+    fn send(&mut self) -> Sent {
+        assert!(self.inbox.events.lock().is_empty(), "nothing is read before it is acknowledged");
+        Sent { sent: self.replies.len() as u64, failed: 0 }
+    }
+}
 
 /// A datagram on the gateways' port, all the way from the socket to what the server makes of it: once while it takes frames and once
 /// while it is full.
@@ -113,18 +131,13 @@ impl World {
 
     /// Returns the acknowledgements.
     fn receive(&self, bytes: &[u8]) -> Vec<[u8; 4]> {
-        let mut receiver =
-            Receiver::new(Arc::clone(&self.gateways), Arc::clone(&self.inbox) as Arc<dyn Ingress>);
+        let ingress = Arc::clone(&self.inbox) as Arc<dyn Ingress>;
+        let mut intake = Intake::new(Arc::clone(&self.gateways), ingress, Arc::default());
         let source = SocketAddr::from(([192, 0, 2, 1], 1700));
-        let batch = Batch::of(&[Datagram { bytes, source }]);
-        let mut sent = Vec::new();
-        let now = Timestamp::from_us(START_US);
-        receiver.handle(&batch, &mut Replies::new(), NOW, now, |replies| {
-            assert!(self.inbox.events.lock().is_empty(), "nothing is read before it is acknowledged");
-            sent = replies.take();
-            Sent { sent: sent.len() as u64, failed: 0 }
-        });
-        sent
+        let batch = Given(&[(bytes.to_vec(), source)]);
+        let mut replies = Kept { inbox: &self.inbox, replies: Vec::new() };
+        intake.handle(&batch, &mut replies, NOW, Timestamp::from_us(START_US));
+        replies.replies
     }
 
     fn check(self, bytes: &[u8], replies: &[[u8; 4]]) {

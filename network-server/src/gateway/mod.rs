@@ -1,6 +1,7 @@
 //! Gateways over the Semtech UDP packet forwarder protocol, versions 1 and 2 (PROTOCOL.TXT).
 //!
-//! `udp` owns the sockets and threads. `Gateways` is what is known about the gateways and decides without clock and
+//! `udp` owns the sockets and threads; `virtual_port` stands in for it in a simulated world. `intake` reads what either
+//! brings. `Gateways` is what is known about the gateways and decides without clock and
 //! sockets: who is heard, where a downlink goes, which TX_ACK counts. The other files read and write one part of the
 //! protocol each.
 //!
@@ -11,6 +12,7 @@ mod batch;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod gwmp;
+mod intake;
 mod lenient;
 mod limit;
 mod path;
@@ -22,6 +24,7 @@ mod tx_ack;
 mod txpk;
 mod udp;
 mod unseen;
+mod virtual_port;
 
 #[cfg(test)]
 mod round_trips;
@@ -36,12 +39,15 @@ use mac::ids::GatewayEui;
 use mac::region::{CodingRate, Modulation};
 use mac::units::{Hz, Mono, Timestamp};
 
+pub use intake::UdpCounters;
 pub(crate) use limit::Bucket;
 pub use limit::RateLimit;
 pub use registry::{GatewayConfig, GatewayLink, GatewayPolicy, GatewayStatus, Gateways};
 pub use tx_ack::TxAckError;
-pub use udp::{Clock, GatewayError, UdpConfig, UdpCounters, UdpServer, start};
+pub use udp::{Clock, GatewayError, UdpConfig, UdpServer, start};
 pub use unseen::UnseenGateway;
+pub(crate) use virtual_port::start_virtual;
+pub use virtual_port::{VirtualPort, Wire};
 
 /// One gateway's reception of one frame.
 #[derive(Clone, Debug, PartialEq)]

@@ -264,7 +264,7 @@ fn a_frame_built_by_another_program_is_acknowledged_and_delivered() {
     assert!(world.gateways.status(ROOF).unwrap().last_push_at.is_some());
 }
 
-/// UDP-001, UDP-005: the frames beside a bad one are taken, and each bad one has its reason.
+/// PARSE-019, UDP-001, UDP-005: the frames beside a bad one are taken, and each bad one has its reason.
 #[test]
 fn one_bad_frame_spoils_no_other() {
     let world = World::new();
@@ -408,7 +408,7 @@ fn where_the_policy_allows_it_the_first_frame_of_an_unknown_gateway_is_delivered
     assert_eq!(world.inbox.events.lock().first(), Some(&registered));
 }
 
-/// UDP-001: a forwarder that stores sends again what was not acknowledged.
+/// UDP-001, OPS-003: a forwarder that stores sends again what was not acknowledged.
 #[test]
 fn the_acknowledgement_is_withheld_while_the_server_is_not_ready_or_full() {
     let world = World::new();
@@ -432,7 +432,7 @@ fn the_acknowledgement_is_withheld_while_the_server_is_not_ready_or_full() {
     assert_eq!(world.server.counters().push_ack_withheld, 2);
 }
 
-/// UDP-003, UDP-004, RXWIN-010.
+/// UDP-003, UDP-004, RXWIN-010, REGION-021.
 #[test]
 fn a_downlink_goes_to_the_pull_socket_and_every_answer_has_its_outcome() {
     let world = World::new();

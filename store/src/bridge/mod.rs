@@ -11,7 +11,6 @@ mod stream;
 use crate::db::Db;
 
 pub use audit::AuditRow;
-pub(crate) use audit::write_audit;
 pub use device::BridgeDeviceRow;
 pub use downlink::{DownlinkInsertion, DownlinkLease, DownlinkRow, DownlinkUpdate, PendingDownlinks};
 pub use follow::Followed;

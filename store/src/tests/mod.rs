@@ -1,9 +1,5 @@
-//! Stories of the whole store, on real files.
+//! Stories of the whole store: those every engine tells alike, and those of each engine alone.
 
-mod bridge;
-mod disk_full;
-mod durability;
-mod joins;
-mod log;
-mod opening;
-mod sessions;
+mod memory;
+mod shared;
+mod sqlite;

@@ -138,7 +138,7 @@ async fn five_thousand_datagrams_of_garbage_leave_a_server_that_serves() {
     stand.uplink_arrives(b"still here").await;
 }
 
-/// PARSE-021, UDP-005: what is wrong with one frame of a datagram is said of that frame.
+/// PARSE-001, PARSE-002, PARSE-003, PARSE-005, PARSE-019, PARSE-021, UDP-005: what is wrong with one frame of a datagram is said of that frame.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_good_frame_among_bad_ones_is_delivered() {
     let mut stand = Stand::set_up().await;

@@ -129,7 +129,7 @@ async fn commands_that_are_cut_off_do_not_cost_the_payload() {
     stand.uplink_arrives(b"still here").await;
 }
 
-/// REGION-013: a frame longer than its data rate carries is not taken from devices whose version says so.
+/// PARSE-020, REGION-013: a frame longer than its data rate carries is not taken from devices whose version says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_payload_too_long_is_refused_up_and_down() {
     let mut stand = Stand::set_up().await;

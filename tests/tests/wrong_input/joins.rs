@@ -11,7 +11,7 @@ use crate::{
     register_otaa,
 };
 
-/// JOIN-001, JOIN-002, JOIN-004, JOIN-006, JOIN-007, JOIN-020: nobody answers them, and only a genuine request uses a nonce.
+/// JOIN-001, JOIN-002, JOIN-004, JOIN-006, JOIN-007, JOIN-020, BACKEND-008: nobody answers them, and only a genuine request uses a nonce.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_join_that_is_not_to_be_answered_uses_up_nothing() {
     let mut stand = Stand::set_up().await;
@@ -108,6 +108,86 @@ async fn a_join_that_is_not_to_be_answered_uses_up_nothing() {
     assert_eq!(told[0].dev_eui, format!("{:016x}", dev_eui + 1));
     counts_agree(&stand).await;
     stand.uplink_arrives(b"still here").await;
+}
+
+/// JOIN-020, BACKEND-001: who is not registered costs a look, whoever knows a DevEUI is held to its rate, nothing becomes durable,
+/// and a device that may join does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_joins_writes_nothing_and_keeps_nobody_out() {
+    let mut stand = Stand::set_up().await;
+    let dev_eui = DEVICE + 7;
+    register_otaa(&stand.client, dev_eui, story::PROFILE, &APP_KEY).await;
+    register_otaa(&stand.client, dev_eui + 1, story::PROFILE, &APP_KEY).await;
+    // What the gateway's coming online writes is behind this.
+    stand.uplink_arrives(b"before the flood").await;
+    let head = head(&stand.client).await;
+
+    // Nobody's: the join server is not asked.
+    for number in 0..500_u64 {
+        stand.push(&otaa(dev_eui + 100 + number, JOIN_EUI, &APP_KEY).join_request(0)).await;
+        if number % 100 == 99 {
+            story::drops_reach(&stand.client, "device_unknown", number + 1).await;
+        }
+    }
+    assert_eq!(joins_asked(&stand).await, 0);
+
+    // A stranger who knows a DevEUI, with a nonce of its own in each: 200 at once, then 20 a second.
+    let mut impostor = otaa(dev_eui, JOIN_EUI, &OTHER_KEY);
+    for number in 0..600_u16 {
+        impostor.set_next_dev_nonce(number);
+        stand.push(&impostor.join_request(0)).await;
+        if number % 100 == 99 {
+            story::drops_sum_to(&stand.client, 501 + u64::from(number)).await;
+        }
+    }
+    let counted = story::drop_counts(&stand.client).await;
+    assert!(counted["rate_limited"] >= 300, "{counted:?}");
+    assert!(joins_asked(&stand).await <= 300, "{}", joins_asked(&stand).await);
+
+    // The other device joins, and until then nothing was written.
+    let mut device = otaa(dev_eui + 1, JOIN_EUI, &APP_KEY);
+    assert_eq!(self::head(&stand.client).await, head);
+    let status = keys_status(&stand.client, dev_eui).await;
+    assert_eq!((status.dev_nonces_used, status.join_nonce, status.last_dev_nonce), (0, 0, None), "{status:?}");
+    stand.push(&device.join_request(0)).await;
+    device.take_join_accept(&transmission(&mut stand).await).expect("the first accept is for this device");
+}
+
+/// JOIN-007.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_is_disabled_gets_no_accept() {
+    let mut stand = Stand::set_up().await;
+    let dev_eui = DEVICE + 7;
+    register_otaa(&stand.client, dev_eui, story::PROFILE, &APP_KEY).await;
+    let join_eui = format!("{JOIN_EUI:016x}");
+    let set = async |disabled| {
+        let device = v1::Device { join_eui: join_eui.clone(), disabled, ..story::device(dev_eui) };
+        let request = v1::UpdateDeviceRequest { device: Some(device) };
+        stand.client.clone().devices.update_device(request).await.expect("a device is changed");
+    };
+    set(true).await;
+    let mut device = otaa(dev_eui, JOIN_EUI, &APP_KEY);
+
+    stand.push(&device.clone().join_request(0)).await;
+
+    story::drops_reach(&stand.client, "device_disabled", 1).await;
+    assert_eq!(keys_status(&stand.client, dev_eui).await.dev_nonces_used, 0);
+    set(false).await;
+    stand.push(&device.join_request(0)).await;
+    device.take_join_accept(&transmission(&mut stand).await).expect("the first accept is for this device");
+}
+
+/// How often the join server was asked.
+async fn joins_asked(stand: &Stand) -> u64 {
+    let (_, metrics) = story::http_get(stand.loam.api, "/metrics").await;
+    let count = metrics.lines().find_map(|line| line.strip_prefix("loam_join_seconds_count "));
+    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no count of joins in\n{metrics}"))
+}
+
+/// The number of the last event.
+async fn head(client: &Client) -> u64 {
+    let list = client.clone().events.list_consumers(v1::ListConsumersRequest {}).await.expect("a list");
+    list.into_inner().head
 }
 
 /// The next frame the gateway is asked to send.

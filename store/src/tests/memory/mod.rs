@@ -1,0 +1,6 @@
+//! What a simulated world may do to a store.
+
+mod crashes;
+mod faults;
+mod owners;
+mod world;
