@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
+use tracing_subscriber::EnvFilter;
+
 use super::{Config, GIB, KIB, MIB, Origins, Role};
 
 /// Everything that is wrong with the configuration, a line each.
@@ -187,7 +189,7 @@ fn check_log_level(text: &str) -> Result<(), String> {
             None => is_level(directive.trim()),
             Some((module, level)) => !module.is_empty() && is_level(level),
         };
-        if !well_formed {
+        if !well_formed || EnvFilter::try_new(directive).is_err() {
             return Err(format!(
                 "{directive:?} is not understood; write {words}, or a filter such as \"info,store=debug\""
             ));
@@ -316,6 +318,11 @@ mod tests {
             ("[server]\nroles = []", "server.roles", "no role"),
             ("[server]\nroles = [\"join-server\", \"join-server\"]", "server.roles", "twice"),
             ("[server]\nlog_level = \"infoo\"", "server.log_level", "not understood"),
+            (
+                "[server]\nlog_level = \"info,{store=debug\"",
+                "server.log_level",
+                "\"{store=debug\" is not understood",
+            ),
             ("[server]\nlog_format = \"xml\"", "server.log_format", "json"),
             ("[store]\nretention_days = -1", "store.retention_days", "-1"),
             ("[internal]\njoin_url = \"user:secret@host\"", "internal.join_url", "http://10.0.0.2:8081"),

@@ -33,20 +33,6 @@ impl Batch {
         }
     }
 
-    /// Datagrams that came without a socket.
-    #[cfg(any(test, fuzzing))]
-    pub(super) fn of(datagrams: &[Datagram<'_>]) -> Self {
-        let mut batch = Self {
-            headers: MultiHeaders::preallocate(0, None),
-            storage: vec![0; datagrams.len() * SLOT_LEN].into(),
-            received: datagrams.iter().map(|datagram| (datagram.bytes.len(), datagram.source)).collect(),
-        };
-        for (slot, datagram) in batch.storage.chunks_exact_mut(SLOT_LEN).zip(datagrams) {
-            slot[..datagram.bytes.len()].copy_from_slice(datagram.bytes);
-        }
-        batch
-    }
-
     /// Waits for a datagram, at most as long as the socket's read timeout, and takes those that are there with it.
     /// After a timeout or a signal the batch is empty.
     pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<()> {
@@ -134,13 +120,6 @@ impl Replies {
             self.bytes.push(reply.bytes);
             self.addresses.push(Some(reply.address.into()));
         }
-    }
-
-    /// Takes all of them instead of sending them.
-    #[cfg(any(test, fuzzing))]
-    pub(super) fn take(&mut self) -> Vec<[u8; 4]> {
-        self.addresses.clear();
-        std::mem::take(&mut self.bytes)
     }
 
     /// Sends all of them. One that cannot be sent is skipped.

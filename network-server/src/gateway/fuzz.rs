@@ -20,23 +20,6 @@ use super::{
     TxRequest, TxTime,
 };
 
-/// Keeps acknowledgements, and sees that nothing is read before they are sent.
-struct Kept<'a> {
-    inbox: &'a Inbox,
-    replies: Vec<[u8; 4]>,
-}
-
-impl Acknowledge for Kept<'_> {
-    fn push(&mut self, reply: Reply) {
-        self.replies.push(reply.bytes);
-    }
-
-    fn send(&mut self) -> Sent {
-        assert!(self.inbox.events.lock().is_empty(), "nothing is read before it is acknowledged");
-        Sent { sent: self.replies.len() as u64, failed: 0 }
-    }
-}
-
 /// A datagram on the gateways' port, all the way from the socket to what the server makes of it: once while it takes frames and once
 /// while it is full.
 ///
@@ -208,6 +191,23 @@ impl World {
                 }
             }
         }
+    }
+}
+
+/// Keeps acknowledgements, and sees that nothing is read before they are sent.
+struct Kept<'a> {
+    inbox: &'a Inbox,
+    replies: Vec<[u8; 4]>,
+}
+
+impl Acknowledge for Kept<'_> {
+    fn push(&mut self, reply: Reply) {
+        self.replies.push(reply.bytes);
+    }
+
+    fn send(&mut self) -> Sent {
+        assert!(self.inbox.events.lock().is_empty(), "nothing is read before it is acknowledged");
+        Sent { sent: self.replies.len() as u64, failed: 0 }
     }
 }
 
