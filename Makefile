@@ -6,6 +6,7 @@
 #   make bench        the figures, as ratios to the floor of this machine
 #   make sim          schedules of the simulated world: make sim SEEDS=0..20000
 #   make bugs         plants each bug and runs schedules until it is found
+#   make fuzz         looks for inputs that break a rule; needs a nightly compiler and cargo-fuzz
 #   make conformance  the tests of each row of the conformance matrix; writes docs/conformance.md
 
 CARGO ?= cargo
@@ -14,7 +15,7 @@ SEEDS ?= 0..2000
 # The tests kill the server at named points. No other target builds such a binary.
 FOR_TESTS = --features cli/crash-points
 
-.PHONY: demo test check bench sim bugs conformance setup
+.PHONY: demo test check bench fuzz sim bugs conformance setup
 
 demo: setup
 	$(CARGO) run --quiet --locked -p cli --bin loam -- demo --seconds $(SECONDS)
@@ -39,6 +40,10 @@ check: setup
 bench: setup
 	$(CARGO) build --release --locked -p cli --bin loam -p tests --bin loam-bench
 	target/release/loam-bench --loam target/release/loam --json target/bench.json
+
+# `make test` runs the same functions over the inputs that were found and kept.
+fuzz: setup
+	fuzz/run
 
 sim: setup
 	$(CARGO) run --release --quiet --locked -p world --bin loam-sim -- run --seeds $(SEEDS)

@@ -63,6 +63,14 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn every_position_that_can_be_stored_comes_back(position in 0..=i64::MAX as u64, other in proptest::prelude::any::<u64>()) {
+            assert_eq!(decode(&encode(position)), Ok(position));
+            assert_eq!(decode(&encode(other)).ok(), i64::try_from(other).is_ok().then_some(other));
+        }
+    }
+
     #[test]
     fn bytes_of_strangers_are_no_cursor() {
         let good = encode(5);

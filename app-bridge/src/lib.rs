@@ -23,6 +23,9 @@ mod error;
 mod event;
 mod filter;
 mod follower;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod grpc;
 mod head;
 mod keys;
@@ -31,7 +34,8 @@ mod metrics;
 mod queue;
 mod registry;
 mod serve;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code, reason = "the fuzz targets need a part of it"))]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ pub(crate) mod completion;
 pub(crate) mod config_print;
 pub(crate) mod decode;
 pub(crate) mod device;
-mod device_import;
+pub(crate) mod device_import;
 pub(crate) mod downlink;
 pub(crate) mod event_line;
 mod event_person;

@@ -9,6 +9,9 @@ mod command;
 mod config;
 mod demo;
 mod exit;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod input;
 mod output;
 mod serve;

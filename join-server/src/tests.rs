@@ -21,6 +21,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 
 use super::*;
 
+mod nonces;
+
 const DEV_EUI: DevEui = DevEui::new(0x70b3_d57e_d005_1122);
 const JOIN_EUI: JoinEui = JoinEui::new(0x0004_a30b_001a_2b3c);
 const APP_KEY: [u8; 16] = 0x9b1f_02c4_77d0_5e36_a1e8_4c5d_b3f0_6a92_u128.to_be_bytes();

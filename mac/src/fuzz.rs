@@ -2,6 +2,7 @@
 //!
 //! libFuzzer calls them with inputs it makes up (`fuzz/`), the tests with those it has found worth keeping.
 
+mod answer;
 mod commands;
 mod frames;
 mod session;

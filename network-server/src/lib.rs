@@ -7,6 +7,9 @@
 pub mod budget;
 pub mod control;
 pub mod drops;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gateway;
 pub mod metrics;
 pub mod remote;

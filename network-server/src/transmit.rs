@@ -125,7 +125,7 @@ impl Transmitter {
         };
         let request = TxRequest {
             gateway,
-            when: TxTime::Tmst(starts_at(copy.tmst_us, window.delay_s)),
+            when: TxTime::Tmst(opens_at_us(copy.tmst_us, window.delay_s)),
             freq: window.freq,
             modulation: window.modulation,
             eirp_dbm: limits.max_eirp.value(),
@@ -202,16 +202,16 @@ impl Transmitter {
     }
 }
 
-/// The value of the gateway's counter so many seconds after it heard the uplink.
-fn starts_at(heard_us: u32, delay_s: u8) -> u32 {
+/// When a window opens on the counter of the gateway that heard the uplink, which runs modulo 2^32 µs.
+fn opens_at_us(tmst_us: u32, delay_s: u8) -> u32 {
     let delay_us = u32::from(delay_s) * 1_000_000;
     if planted(Bug::TmstDoesNotWrap) {
-        return heard_us.saturating_add(delay_us);
+        return tmst_us.saturating_add(delay_us);
     }
     if planted(Bug::RxDelayOff) {
-        return heard_us.wrapping_add(delay_us + 1_000_000);
+        return tmst_us.wrapping_add(delay_us + 1_000_000);
     }
-    heard_us.wrapping_add(delay_us)
+    tmst_us.wrapping_add(delay_us)
 }
 
 /// The bytes for a window: the same for each.
@@ -236,4 +236,23 @@ pub(crate) fn best_first(copies: &mut [GatewayUplink], gateways: &Gateways) {
 pub(crate) fn by_signal(one: &GatewayUplink, other: &GatewayUplink) -> Ordering {
     let snr = |uplink: &GatewayUplink| uplink.snr_db.unwrap_or(f32::MIN);
     snr(other).total_cmp(&snr(one)).then_with(|| other.rssi_dbm.total_cmp(&one.rssi_dbm))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// TIMING: a counter that rolls over between uplink and window costs no microsecond.
+        #[test]
+        fn a_window_opens_its_delay_after_the_uplink_wherever_the_counter_stands(
+            tmst_us in prop_oneof![any::<u32>(), u32::MAX - 20_000_000..=u32::MAX], delay_s in 1_u8..=16,
+        ) {
+            let opens_us = opens_at_us(tmst_us, delay_s);
+            let apart_us = (u64::from(opens_us) + (1 << 32) - u64::from(tmst_us)) % (1 << 32);
+            prop_assert_eq!(apart_us, u64::from(delay_s) * 1_000_000);
+        }
+    }
 }

@@ -18,6 +18,9 @@ mod checkpoint;
 mod db;
 mod error;
 mod files;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod head;
 mod housekeeping;
 mod job;

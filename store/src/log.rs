@@ -132,9 +132,9 @@ fn records(body: &[u8]) -> Result<Vec<Record>, StoreError> {
 
 /// The records of a journal row; the deltas are skipped unread.
 #[derive(Clone, PartialEq, Message)]
-struct RecordsOnly {
+pub(crate) struct RecordsOnly {
     #[prost(message, repeated, tag = "1")]
-    records: Vec<Record>,
+    pub(crate) records: Vec<Record>,
 }
 
 const TIME_SLACK_BATCHES: u64 = 64;

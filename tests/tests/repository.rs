@@ -127,11 +127,9 @@ fn keys_and_mics_are_compared_in_constant_time_and_keys_are_wiped() {
         for file in rust_files(&root().join(krate).join("src")) {
             let text = std::fs::read_to_string(&file).expect("readable");
             let product = text.split("#[cfg(test)]").next().expect("the first part");
-            for line in
-                product.lines().filter(|line| line.contains(".expose() ==") || line.contains("== key.expose()"))
-            {
-                panic!("{}: {line}: compare the keys, not their bytes", file.display());
-            }
+            let compared =
+                product.lines().find(|line| line.contains(".expose() ==") || line.contains("== key.expose()"));
+            assert_eq!(compared, None, "{}: compare the keys, not their bytes", file.display());
         }
     }
 }
@@ -207,6 +205,38 @@ fn every_migration_is_one_numbered_file() {
     }
     let last = u32::try_from(numbers.len()).expect("few files");
     assert_eq!(numbers, (1..=last).collect(), "numbers go up one by one");
+}
+
+/// A target that nobody replays would rot, and a corpus that only grows would be replayed by nobody.
+#[test]
+fn every_fuzz_target_has_a_small_corpus_that_the_tests_replay() {
+    let fuzz = root().join("fuzz");
+    let names = |folder: &str| -> BTreeSet<String> {
+        let entries = std::fs::read_dir(fuzz.join(folder)).expect("the folder is there");
+        let name = |path: PathBuf| path.file_stem().map(|name| name.to_string_lossy().into_owned());
+        entries.filter_map(|entry| name(entry.expect("readable").path())).collect()
+    };
+    let targets = names("fuzz_targets");
+    assert_eq!(names("corpus"), targets, "one folder of inputs for each target");
+    let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).expect("readable");
+    let proof = std::fs::read_to_string(root().join("docs/proof-fuzz.md")).expect("readable");
+    let mut bytes = 0;
+    for target in &targets {
+        assert!(manifest.contains(&format!("name = \"{target}\"")), "{target} is not built");
+        assert!(proof.contains(&format!("| `{target}` |")), "docs/proof-fuzz.md does not tell of {target}");
+        let text = std::fs::read_to_string(fuzz.join(format!("fuzz_targets/{target}.rs"))).expect("readable");
+        let call = text.split("bytes| ").nth(1).expect("it calls one function");
+        let krate = call.split("::").next().expect("of a crate").replace('_', "-");
+        let module = std::fs::read_to_string(root().join(krate).join("src/fuzz.rs")).expect("readable");
+        let replayed = module.split("replayed! {").nth(1).expect("the crate replays");
+        assert!(replayed.contains(&format!("    {target},\n")), "{target} is not replayed");
+        let files: Vec<_> = std::fs::read_dir(fuzz.join("corpus").join(target)).expect("readable").collect();
+        assert!((1..=400).contains(&files.len()), "{target} has {} inputs", files.len());
+        for file in files {
+            bytes += file.and_then(|file| file.metadata()).expect("readable").len();
+        }
+    }
+    assert!(bytes < 2_000_000, "the corpus has {bytes} bytes");
 }
 
 /// What stands above the README's words in the example.

@@ -51,7 +51,7 @@ pub fn decode(bytes: &[u8]) -> Result<(String, Vec<String>), String> {
 pub fn encode(data: &Value) -> Result<Vec<u8>, String> {
     let object = data.as_object().ok_or("expected an object of kinds, like {\"digitalOutput\": {\"1\": 1}}")?;
     if let Some(name) = object.keys().find(|name| KINDS.iter().all(|kind| kind.name != name.as_str())) {
-        return Err(format!("Cayenne LPP has no {name}"));
+        return Err(format!("Cayenne LPP has no {}", shown(name)));
     }
     let mut bytes = Vec::new();
     for kind in KINDS {
@@ -63,18 +63,25 @@ pub fn encode(data: &Value) -> Result<Vec<u8>, String> {
         })?;
         let mut by_number = BTreeMap::new();
         for (channel, value) in channels {
-            let number: u8 = channel
-                .parse()
-                .map_err(|_| format!("channel {channel:?} of {} is not a number from 0 to 255", kind.name))?;
+            let number: u8 = channel.parse().map_err(|_| {
+                format!("channel {} of {} is not a number from 0 to 255", shown(channel), kind.name)
+            })?;
             by_number.insert(number, value);
         }
-        for (channel, value) in by_number {
-            bytes.extend([channel, kind.type_id]);
+        for (number, value) in by_number {
+            bytes.extend([number, kind.type_id]);
             kind.write(value, &mut bytes)
-                .map_err(|what| format!("{} on channel {channel}: {what}", kind.name))?;
+                .map_err(|what| format!("{} on channel {number}: {what}", kind.name))?;
         }
     }
     Ok(bytes)
+}
+
+/// The beginning of what a caller wrote.
+fn shown(text: &str) -> String {
+    let start: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+    let more = if start.len() < text.len() { "…" } else { "" };
+    format!("{}{more}", start.escape_debug())
 }
 
 /// One type of value. Without field names it is a plain number, else an object of its fields.
@@ -115,8 +122,9 @@ impl Kind {
         for field in self.fields {
             let part = if field.name.is_empty() { Some(value) } else { value.get(field.name) };
             let part = part.ok_or_else(|| format!("{} is missing", field.name))?;
-            let number =
-                part.as_f64().ok_or_else(|| format!("{part} is not a number, like {}", self.example()))?;
+            let number = part.as_f64().ok_or_else(|| {
+                format!("{} is not a number, like {}", shown(&part.to_string()), self.example())
+            })?;
             field.write(number, bytes)?;
         }
         Ok(())
@@ -176,6 +184,8 @@ const fn byte(name: &'static str) -> Field {
 const fn kind(type_id: u8, name: &'static str, fields: &'static [Field]) -> Kind {
     Kind { type_id, name, fields }
 }
+
+const SHOWN_CHARS_MAX: usize = 32;
 
 /// All types with a fixed size. 240 (polyline) has a variable one and no agreed layout.
 const KINDS: &[Kind] = &[
@@ -275,7 +285,17 @@ mod tests {
             "digitalOutput on channel 1: 256 is not between 0 and 255"
         );
         assert_eq!(encode(&json!({"valve": {"1": 1}})).unwrap_err(), "Cayenne LPP has no valve");
-        assert!(encode(&json!({"analogOutput": {"one": 1}})).unwrap_err().contains("channel \"one\""));
+        assert!(
+            encode(&json!({"analogOutput": {"one": 1}})).unwrap_err().contains("channel one of analogOutput")
+        );
+        for long in [
+            json!({"x\n".repeat(90): 1}),
+            json!({"switch": {"x\n".repeat(90): 1}}),
+            json!({"switch": {"1": vec!["\n"; 90]}}),
+        ] {
+            let problem = encode(&long).unwrap_err();
+            assert!(problem.len() < 200 && !problem.contains(char::is_control), "{problem}");
+        }
         assert!(encode(&json!({"gpsLocation": {"1": {"latitude": 1}}})).unwrap_err().contains("longitude"));
         assert!(encode(&json!({"switch": {"1": "on"}})).unwrap_err().contains("is not a number"));
         assert!(encode(&json!([1])).is_err());

@@ -8,6 +8,8 @@
 //! later. Its own variables start anew in each call, so that no device sees another's.
 
 mod engine;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod lpp;
 mod outcome;
 mod pool;

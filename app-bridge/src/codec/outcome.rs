@@ -87,6 +87,13 @@ pub(super) fn read_decoded<'js>(
         Some(text) => text.to_string()?,
         None => return Err(Stop::Refused("returned data that has no JSON form".to_owned())),
     };
+    // A date, or whatever else has a `toJSON`.
+    if !text.starts_with('{') {
+        return Err(Stop::Refused(format!(
+            "returned data whose JSON form is {}, expected an object",
+            clip(&text)
+        )));
+    }
     if text.len() > limits.result_bytes {
         return Err(Stop::Refused(format!(
             "returned {} bytes of JSON, at most {} are taken",

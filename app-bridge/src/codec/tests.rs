@@ -113,6 +113,23 @@ async fn a_result_that_is_no_object_is_named_for_what_it_is() {
 
 /// CODEC-005
 #[tokio::test]
+async fn an_object_whose_json_form_is_none_is_refused() {
+    for (data, form) in [
+        ("{toJSON: function () { return 7; }}", "7"),
+        ("{toJSON: function () { return [1]; }}", "[1]"),
+        ("new Date(0)", "\"1970-01-01T00:00:00.000Z\""),
+        ("new String('x')", "\"x\""),
+    ] {
+        assert_eq!(
+            error_of_result(&format!("{{data: {data}}}")).await,
+            format!("decodeUplink returned data whose JSON form is {form}, expected an object")
+        );
+    }
+    let kept = "function decodeUplink() { return {data: {toJSON: function () { return {a: 1}; }}}; }";
+    assert_eq!(decode(kept).await.object_json, "{\"a\":1}");
+}
+
+#[tokio::test]
 async fn a_number_json_cannot_hold_is_named_with_its_path() {
     assert_eq!(
         error_of_result("({data: {soil: [{moisture: 1}, {moisture: 0 / 0}]}})").await,

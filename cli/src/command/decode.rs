@@ -1,9 +1,12 @@
 //! `loam decode`: any PHYPayload in words, with whatever keys there are. No server is asked.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod mac_words;
 
 use clap::Args;
 use mac::crypto::{Direction, UplinkMicContext11};
+use mac::drop_reason::DropReason;
 use mac::ids::{DevEui, DevNonce, JoinEui};
 use mac::join_frame::{JoinAccept, JoinReqType, JoinRequest, RejoinKind, RejoinRequest};
 use mac::keys::{Key, NetworkKeys, NwkSEncKey, SNwkSIntKey};
@@ -64,14 +67,26 @@ pub(crate) struct DecodeArgs {
 pub(crate) fn run(context: &Context, args: &DecodeArgs) -> Result<(), Failure> {
     let phy = parse_bytes(&args.frame).map_err(|error| Failure::usage(format!("the frame is {error}")))?;
     let keys = read_keys(args)?;
-    let frame = parse_any(&phy, &keys).map_err(|reason| {
+    let (report, verdict) = explain(&phy, &keys).map_err(|reason| {
         Failure::usage(format!("no LoRaWAN frame, {}: {}", reason.code(), reason.meaning()))
     })?;
+    report.write(context)?;
+    if verdict == MicVerdict::Mismatch {
+        return Err(Failure::new(
+            Exit::Error,
+            "the MIC does not hold: wrong key, wrong version, wrong --fcnt, or the frame is damaged. What was decrypted is rubbish",
+        ));
+    }
+    Ok(())
+}
 
+/// The frame in words, and what the keys say about its MIC.
+fn explain(phy: &[u8], keys: &DecodeKeys) -> Result<(Report, MicVerdict), DropReason> {
+    let frame = parse_any(phy, keys)?;
     let mut report = Report::default();
-    explain_mhdr(&mut report, &phy);
+    explain_mhdr(&mut report, phy);
     let verdict = match &frame {
-        AnyFrame::Data(data) => explain_data(&mut report, data, &keys),
+        AnyFrame::Data(data) => explain_data(&mut report, data, keys),
         AnyFrame::JoinRequest { request, verdict } => explain_join_request(&mut report, request, *verdict),
         AnyFrame::JoinAccept { accept, mic, verdict } => {
             explain_join_accept(&mut report, accept.as_ref());
@@ -86,14 +101,7 @@ pub(crate) fn run(context: &Context, args: &DecodeArgs) -> Result<(), Failure> {
             MicVerdict::NotChecked
         }
     };
-    report.write(context)?;
-    if verdict == MicVerdict::Mismatch {
-        return Err(Failure::new(
-            Exit::Error,
-            "the MIC does not hold: wrong key, wrong version, wrong --fcnt, or the frame is damaged. What was decrypted is rubbish",
-        ));
-    }
-    Ok(())
+    Ok((report, verdict))
 }
 
 fn read_keys(args: &DecodeArgs) -> Result<DecodeKeys, Failure> {

@@ -3,6 +3,9 @@
 //! Every row is checked before the first device is created, and all that is wrong is said at once. Importing the same file
 //! again creates nothing: what is there and alike is counted and left alone, so an import that broke off is simply repeated.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -143,7 +146,7 @@ fn read_file(args: &ImportArgs) -> Result<String, Failure> {
 fn parse(text: &str, args: &ImportArgs) -> Result<(Vec<Row>, Vec<Bad>), Failure> {
     // Spreadsheets write a byte-order mark, and a semicolon where the comma is the decimal sign.
     let text = text.trim_start_matches('\u{feff}');
-    let header = text.lines().next().unwrap_or("");
+    let header = text.split(['\n', '\r']).next().unwrap_or("");
     let delimiter = if header.contains(';') && !header.contains(',') { b';' } else { b',' };
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
@@ -200,7 +203,7 @@ fn parse(text: &str, args: &ImportArgs) -> Result<(Vec<Row>, Vec<Bad>), Failure>
     Ok((rows, bad))
 }
 
-/// Counts lines as an editor does. The CSV reader's own count is taken before it skips blank lines and the second half of CR LF.
+/// Counts lines as an editor does; a lone CR ends one too, as in files of old spreadsheets. The CSV reader's own count is taken before it skips blank lines and the second half of CR LF.
 struct LineCounter<'a> {
     text: &'a str,
     at: usize,
@@ -214,6 +217,7 @@ impl LineCounter<'_> {
         while self.at < start || matches!(bytes.get(self.at), Some(b'\r' | b'\n')) {
             match bytes.get(self.at) {
                 Some(b'\n') => self.line += 1,
+                Some(b'\r') if bytes.get(self.at + 1) != Some(&b'\n') => self.line += 1,
                 Some(_) => {}
                 None => break,
             }
@@ -595,6 +599,14 @@ mod tests {
         ] {
             assert!(told.contains(part), "{part}\n---\n{told}");
         }
+    }
+
+    #[test]
+    fn a_line_may_end_in_a_lone_carriage_return() {
+        let text = "dev_eui;application\r70b3d57ed0000001;farm\r\r70b3;farm\r\n70b3d57ed0000002;farm\n";
+        let (rows, bad) = parse(text, &args()).unwrap();
+        assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 5]);
+        assert_eq!(bad.iter().map(|bad| bad.line).collect::<Vec<_>>(), [4]);
     }
 
     #[test]

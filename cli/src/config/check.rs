@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
+use tracing_subscriber::EnvFilter;
+
 use super::{Config, GIB, KIB, MIB, Origins, Role};
 
 /// Everything that is wrong with the configuration, a line each.
@@ -73,8 +75,16 @@ impl Config {
         if roles.iter().enumerate().any(|(i, role)| roles.iter().take(i).any(|other| other == role)) {
             problem("server.roles", "a role is named twice");
         }
-        if self.server.data_dir.as_os_str().is_empty() {
-            problem("server.data_dir", "the path is empty");
+        let paths = [
+            ("server.data_dir", Some(&self.server.data_dir)),
+            ("api.tls_cert", self.api.tls_cert.as_ref()),
+            ("api.tls_key", self.api.tls_key.as_ref()),
+            ("internal.token_file", self.internal.token_file.as_ref()),
+        ];
+        for (key, path) in paths {
+            if path.is_some_and(|path| path.as_os_str().is_empty()) {
+                problem(key, "the path is empty");
+            }
         }
         if let Err(message) = check_log_level(&self.server.log_level) {
             problem("server.log_level", &message);
@@ -179,7 +189,7 @@ fn check_log_level(text: &str) -> Result<(), String> {
             None => is_level(directive.trim()),
             Some((module, level)) => !module.is_empty() && is_level(level),
         };
-        if !well_formed {
+        if !well_formed || EnvFilter::try_new(directive).is_err() {
             return Err(format!(
                 "{directive:?} is not understood; write {words}, or a filter such as \"info,store=debug\""
             ));
@@ -308,10 +318,18 @@ mod tests {
             ("[server]\nroles = []", "server.roles", "no role"),
             ("[server]\nroles = [\"join-server\", \"join-server\"]", "server.roles", "twice"),
             ("[server]\nlog_level = \"infoo\"", "server.log_level", "not understood"),
+            (
+                "[server]\nlog_level = \"info,{store=debug\"",
+                "server.log_level",
+                "\"{store=debug\" is not understood",
+            ),
             ("[server]\nlog_format = \"xml\"", "server.log_format", "json"),
             ("[store]\nretention_days = -1", "store.retention_days", "-1"),
             ("[internal]\njoin_url = \"user:secret@host\"", "internal.join_url", "http://10.0.0.2:8081"),
             ("[join]\nkek_label = \"\"", "join.kek_label", "1 to 64"),
+            ("[server]\ndata_dir = \"\"", "server.data_dir", "the path is empty"),
+            ("[api]\ntls_cert = \"\"", "api.tls_cert", "the path is empty"),
+            ("[internal]\ntoken_file = \"\"", "internal.token_file", "the path is empty"),
         ] {
             let error = load(file, &[]).unwrap_err();
             assert!(error.contains(key) && error.contains(part), "{file}\n---\n{error}");

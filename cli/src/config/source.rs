@@ -93,13 +93,27 @@ impl Config {
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(Self, Origins), ConfigError> {
+        let Some(path) = path.map(Path::to_owned).or_else(file_in_this_directory) else {
+            return Self::read(None, environment);
+        };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Self::read(Some((path, &text)), environment),
+            Err(source) => Err(ConfigError::File { path, source }),
+        }
+    }
+
+    /// Lays the environment over a file's text, and checks every key and value.
+    pub(crate) fn read(
+        file: Option<(PathBuf, &str)>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Self, Origins), ConfigError> {
         let known = known_keys();
         let mut problems = ConfigProblems::default();
         let mut origins = Origins::default();
 
         let mut table = Table::new();
-        if let Some(path) = path.map(Path::to_owned).or_else(file_in_this_directory) {
-            table = read_file(&path)?;
+        if let Some((path, text)) = file {
+            table = parse(text, &path)?;
             refuse_unknown_keys(&table, &known, &path, &mut problems);
             for (section, keys) in &table {
                 for key in keys.as_table().into_iter().flat_map(Table::keys) {
@@ -147,10 +161,8 @@ fn file_in_this_directory() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-fn read_file(path: &Path) -> Result<Table, ConfigError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
-    let deserializer = toml::Deserializer::parse(&text);
+fn parse(text: &str, path: &Path) -> Result<Table, ConfigError> {
+    let deserializer = toml::Deserializer::parse(text);
     deserializer.and_then(Table::deserialize).map_err(|error| ConfigError::Syntax {
         path: path.to_owned(),
         message: error.to_string().trim_end().to_owned(),

@@ -1,13 +1,14 @@
 use std::collections::BTreeSet;
 
-use crate::command::{DownlinkCommand, DownlinkCommands, UplinkCommands};
+use super::answer;
+use crate::command::UplinkCommands;
 use crate::crypto::{self, Direction, UplinkMicContext11};
 use crate::dedup::Counter;
-use crate::downlink::{AppPayload, DownlinkPlan, TxWindow, build, on_downlink_sent};
-use crate::ids::{DevAddr, DevEui, FCntDown, FCntUp, SessionId};
+use crate::downlink::on_downlink_sent;
+use crate::ids::{DevAddr, DevEui, FCntUp, SessionId};
 use crate::join_frame::DlSettings;
 use crate::keys::{FNwkSIntKey, NetworkKeys, NwkSEncKey, SNwkSIntKey};
-use crate::phy::{DownFrame, Frame, UplinkFrame, parse_downlink, parse_uplink};
+use crate::phy::{Frame, UplinkFrame, parse_uplink};
 use crate::region::{Channel, DataRate, RegionId};
 use crate::session::{AbpParams, OtaaParams, Profile, Session};
 use crate::units::Timestamp;
@@ -221,10 +222,16 @@ impl World {
         let moved = (self.session.n_fcnt_down - counters.0, self.session.a_fcnt_down - counters.1);
         assert!(moved.0 <= 1 && moved.1 <= 1, "counters rise by the one frame: {moved:?}");
         survives_its_bytes(&self.session);
-        if let Some(plan) = &step.downlink {
-            self.answer(plan, counters);
-        } else {
+        let Some(plan) = &step.downlink else {
             assert_eq!(moved, (0, 0), "a counter without a frame");
+            return;
+        };
+        answer::asks_for_nothing_forbidden(&self.profile, plan);
+        if let Some(built) = answer::built(&self.session.keys, plan, counters) {
+            let app_counter = plan.version_1_1 && built.confirmed;
+            assert!(self.used.insert((app_counter, built.fcnt_down.value())), "a counter sealed two frames");
+            on_downlink_sent(&mut self.session, plan, &built);
+            survives_its_bytes(&self.session);
         }
     }
 
@@ -313,98 +320,6 @@ impl World {
             Outcome::Exhausted | Outcome::NoMatch | Outcome::Replayed(_) | Outcome::TooFar(_) => None,
         }
     }
-
-    /// The frame of a plan, without and with a payload: one of them is sent, as the counter allows only one.
-    fn answer(&mut self, plan: &DownlinkPlan, (n_fcnt_down, a_fcnt_down): (u32, u32)) {
-        self.asks_for_nothing_forbidden(plan);
-        let reserved = plan.n_fcnt_down.map_or(n_fcnt_down, FCntDown::value);
-        assert_eq!(reserved, n_fcnt_down, "the counter was the session's next");
-        let keys = self.session.keys.clone();
-        let alone = build(plan, &keys, None, false).expect("a plan without payload makes a frame");
-        assert_eq!(alone.is_some(), plan.must_send);
-        let with_payload = plan.ask_payload.map(|room| {
-            let len = room.rx1.into_iter().chain(room.rx2).max().unwrap_or(0);
-            let next = if plan.version_1_1 { a_fcnt_down } else { n_fcnt_down };
-            assert_eq!(room.fcnt_down.value(), next);
-            let app = AppPayload { f_port: 7, frm_payload: vec![0x55; usize::from(len)], confirmed: true };
-            let built = build(plan, &keys, Some(app), true).expect("what was asked for fits");
-            let built = built.expect("a payload makes a frame");
-            assert!(built.fits_rx1 == (room.rx1 == Some(len)) || built.fits_rx2);
-            built
-        });
-        for built in alone.iter().chain(&with_payload) {
-            let Some(DownFrame::Data(frame)) = parse_downlink(&built.phy) else { panic!("no frame was built") };
-            let conf_fcnt = if plan.version_1_1 && plan.ack { plan.answering.wire().value() } else { 0 };
-            assert!(
-                frame.verify(&keys.s_nwk_s_int, conf_fcnt, built.fcnt_down),
-                "the device refuses the answer"
-            );
-            let fopts = if plan.version_1_1 {
-                frame.open_fopts(&keys.nwk_s_enc, built.fcnt_down)
-            } else {
-                frame.fopts.to_vec()
-            };
-            let commands = match frame.f_port {
-                Some(0) => frame.open_payload(keys.nwk_s_enc.expose(), built.fcnt_down),
-                Some(1..) | None => fopts,
-            };
-            assert_eq!(commands, plan.commands, "the device reads other commands");
-            let fits = |window: Option<TxWindow>| {
-                window.is_some_and(|window| built.phy.len() <= usize::from(window.max_m) + 5)
-            };
-            assert_eq!((fits(plan.rx1), fits(plan.rx2)), (built.fits_rx1, built.fits_rx2));
-        }
-        if let Some(built) = with_payload.or(alone) {
-            let app_counter = plan.version_1_1 && built.confirmed;
-            assert!(self.used.insert((app_counter, built.fcnt_down.value())), "a counter sealed two frames");
-            on_downlink_sent(&mut self.session, plan, &built);
-            survives_its_bytes(&self.session);
-        }
-    }
-
-    fn asks_for_nothing_forbidden(&self, plan: &DownlinkPlan) {
-        let region = self.profile.region();
-        let revision = self.profile.revision;
-        for command in DownlinkCommands::new(&plan.commands) {
-            match command.expect("the network's own commands can be read") {
-                DownlinkCommand::NewChannelReq(req) => {
-                    assert!(region.supports_new_channel());
-                    assert!(
-                        req.freq.hz(region.freq_unit_hz()).is_none_or(|freq| region.accepts_frequency(freq))
-                    );
-                }
-                DownlinkCommand::RxParamSetupReq(req) => {
-                    assert!(req.rx1_dr_offset <= region.rx1_dr_offset_max(revision));
-                    assert!(region.modulation_down(req.rx2_data_rate, revision).is_some());
-                }
-                DownlinkCommand::RxTimingSetupReq(req) => assert!((1..=15).contains(&req.rx1_delay_s())),
-                DownlinkCommand::LinkAdrReq(req) => {
-                    let known = region.modulation_up(req.data_rate, revision).is_some();
-                    assert!(known || req.data_rate.value() == KEEP, "{req:?}");
-                    assert!(region.tx_power_dbm(req.tx_power, revision).is_some() || req.tx_power == KEEP);
-                }
-                DownlinkCommand::TxParamSetupReq(_) => assert!(region.supports_tx_param_setup(revision)),
-                DownlinkCommand::AdrParamSetupReq(_)
-                | DownlinkCommand::BeaconFreqReq(_)
-                | DownlinkCommand::BeaconTimingAns(_)
-                | DownlinkCommand::DevStatusReq
-                | DownlinkCommand::DeviceModeConf(_)
-                | DownlinkCommand::DeviceTimeAns(_)
-                | DownlinkCommand::DlChannelReq(_)
-                | DownlinkCommand::DutyCycleReq(_)
-                | DownlinkCommand::ForceRejoinReq(_)
-                | DownlinkCommand::LinkCheckAns(_)
-                | DownlinkCommand::PingSlotChannelReq(_)
-                | DownlinkCommand::PingSlotInfoAns
-                | DownlinkCommand::RejoinParamSetupReq(_)
-                | DownlinkCommand::RekeyConf(_)
-                | DownlinkCommand::ResetConf(_) => {}
-            }
-        }
-        for window in plan.rx1.iter().chain(&plan.rx2) {
-            assert!((1..=16).contains(&window.delay_s));
-        }
-    }
 }
 
 /// The application gets its bytes, and nobody else's.
@@ -477,8 +392,6 @@ const COMMANDS_LEN_MAX: usize = 60;
 const STATE_LEN_MAX: usize = 200;
 /// A given-up request of each kind, a reset, an exhausted counter, a stray ACK, a relay's frame.
 const NOTES_BESIDE_COMMANDS: usize = 10;
-/// Data rate and power 15 in LinkADRReq: as they are.
-const KEEP: u8 = 15;
 const REPEAT: u8 = 1;
 const FLAG_CONFIRMED: u8 = 0x01;
 const FLAG_ADR: u8 = 0x02;

@@ -52,9 +52,11 @@ fn need(situation: &Situation<'_>, mac: &MacState) -> Option<AskedLinkAdr> {
     }
     // Up to 1.0.3 there is no value for "as it is", so the present ones are told.
     let keep = !steers && situation.version.keep_index_15();
+    // The power agreed on may be of another region, which the profile had before.
+    let tx_power = wanted.tx_power.min(region_power_max(situation));
     Some(AskedLinkAdr {
         dr: (!keep).then_some(wanted.dr),
-        tx_power: (!keep).then_some(wanted.tx_power),
+        tx_power: (!keep).then_some(tx_power),
         nb_trans: wanted.nb_trans,
         channels,
     })
@@ -77,13 +79,17 @@ fn steered(situation: &Situation<'_>, mac: &MacState, now: Setting) -> Setting {
         return now;
     };
     let region_dr_max = situation.region.adr_max_dr(revision);
-    let region_power_max = situation.region.tx_power_steps(revision).saturating_sub(1).min(TX_POWER_MAX);
+    let region_power_max = region_power_max(situation);
     let bounds = Bounds {
         dr_max: mac.refusals.dr_max.map_or(region_dr_max, |dr| dr.min(region_dr_max)),
         tx_power_max: mac.refusals.tx_power_max.map_or(region_power_max, |power| power.min(region_power_max)),
     };
     let need = if situation.adr_ack_req { Need::Pressing } else { Need::Usual };
     adr::decide(situation.history, now, bounds, required_snr_db, need)
+}
+
+fn region_power_max(situation: &Situation<'_>) -> u8 {
+    situation.region.tx_power_steps(situation.profile.revision).saturating_sub(1).min(TX_POWER_MAX)
 }
 
 /// The sub-bands of the profile in a fixed plan; every channel the device knows in a dynamic one.

@@ -203,6 +203,31 @@ fn nobody_is_steered_who_does_not_want_it() {
     }
 }
 
+/// A profile may get another region while its devices have sessions.
+#[test]
+fn a_power_of_the_region_before_is_not_told() {
+    let mut world = World::otaa(Profile::default());
+    world.session.mac.tx_power = 14;
+    world.snr_db = 9.0;
+
+    for _ in 0..60 {
+        world.report(b"x");
+    }
+
+    let steps = world.profile.region().tx_power_steps(world.profile.revision);
+    let told: Vec<u8> = world
+        .device
+        .received
+        .iter()
+        .flat_map(|heard| &heard.commands)
+        .filter_map(|command| match command {
+            DownlinkCommand::LinkAdrReq(request) if request.ch_mask_cntl == 0 => Some(request.tx_power),
+            _ => None,
+        })
+        .collect();
+    assert!(!told.is_empty() && told.iter().all(|power| *power < steps), "{told:?}");
+}
+
 /// MAC-017: "leave as it is" exists from 1.0.4 on; before, the present values are told.
 #[test]
 fn a_mask_for_a_device_that_is_not_steered_leaves_rate_and_power() {

@@ -111,6 +111,17 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 }
 
+/// What a reader says is wrong, on one line and short: readers repeat what they found, and a stranger decides how long that is.
+pub(crate) fn problem(error: &impl fmt::Display) -> String {
+    let text = error.to_string();
+    let mut line: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(PROBLEM_CHARS_MAX).collect();
+    if text.chars().nth(PROBLEM_CHARS_MAX).is_some() {
+        line.push('…');
+    }
+    line
+}
+
 /// Makes JSON of what C programs print for it: values that are no finite JSON number (`nan`, `-inf`, `1e999`) become
 /// `null`, bytes that are not UTF-8 the replacement character, control characters inside texts a space.
 ///
@@ -162,6 +173,7 @@ fn is_value_to_drop(token: &str) -> bool {
     token.parse::<f64>().is_ok_and(|number| !number.is_finite())
 }
 
+const PROBLEM_CHARS_MAX: usize = 120;
 /// 2^53.
 const EXACT_LIMIT: f64 = 9_007_199_254_740_992.0;
 

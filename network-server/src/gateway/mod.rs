@@ -9,6 +9,8 @@
 //! and never reaches a device's state before a MIC holds.
 
 mod batch;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod gwmp;
 mod intake;
 mod lenient;
@@ -24,6 +26,8 @@ mod udp;
 mod unseen;
 mod virtual_port;
 
+#[cfg(test)]
+mod round_trips;
 #[cfg(test)]
 mod udp_tests;
 

@@ -43,8 +43,8 @@ pub(crate) fn read(body: &[u8], mut take: impl FnMut(Part<'_>)) -> Result<(), St
 }
 
 fn parse(body: &[u8]) -> Result<Envelope<'_>, String> {
-    let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
-    serde_json::from_str(text).map_err(|error| error.to_string())
+    let text = std::str::from_utf8(body).map_err(|error| lenient::problem(&error))?;
+    serde_json::from_str(text).map_err(|error| lenient::problem(&error))
 }
 
 /// Some forwarders send the NUL that ends their string, too.
@@ -134,6 +134,16 @@ mod tests {
             parts(b"{\"rxpk\":[{\"tmst\":1}],\"stat\":{\"desc\":\"H\xf6he\"}}"),
             Ok(vec!["rxpk {\"tmst\":1}".into(), "stat {\"desc\":\"H\u{fffd}he\"}".into()])
         );
+    }
+
+    /// UDP-009: what is told about a body does not grow with it.
+    #[test]
+    fn a_refusal_is_short_whatever_the_body_is() {
+        let long = "x\\u0007".repeat(9_000);
+        for body in [format!("{long:?}"), format!("\"{long}\""), format!("{{\"rxpk\":\"{long}\"}}")] {
+            let problem = parts(body.as_bytes()).expect_err("no object of the protocol");
+            assert!(problem.len() < 256 && !problem.contains(char::is_control), "{problem}");
+        }
     }
 
     #[test]

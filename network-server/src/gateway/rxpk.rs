@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::lenient::{Scalar, repair};
+use super::lenient::{Scalar, problem, repair};
 use super::time::parse_utc;
 use super::{GatewayUplink, RSSI_UNKNOWN_DBM};
 
@@ -49,7 +49,7 @@ pub(crate) fn parse(json: &str, arrival: Arrival) -> Result<GatewayUplink, RxpkR
         Ok(rxpk) => rxpk.into_uplink(arrival),
         Err(error) => {
             let repaired = repair(json.as_bytes());
-            let rxpk: Rxpk<'_> = serde_json::from_str(&repaired).map_err(|_| bad_rxpk(error.to_string()))?;
+            let rxpk: Rxpk<'_> = serde_json::from_str(&repaired).map_err(|_| bad_rxpk(problem(&error)))?;
             rxpk.into_uplink(arrival)
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::lenient::Scalar;
+use super::lenient::{self, Scalar};
 
 /// Why a gateway refuses to send a frame.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -88,7 +88,7 @@ pub(crate) fn parse(body: &[u8]) -> Result<TxAnswer, String> {
     if body.is_empty() {
         return Ok(TxAnswer::Accepted { warning: None });
     }
-    let body: Body<'_> = serde_json::from_str(body).map_err(|error| error.to_string())?;
+    let body: Body<'_> = serde_json::from_str(body).map_err(|error| lenient::problem(&error))?;
     let ack = body.txpk_ack.unwrap_or_default();
     if let Some(word) = word(&ack.error) {
         return Ok(TxAnswer::Refused { error: TxAckError::from_word(&word), text: word });
@@ -210,5 +210,7 @@ mod tests {
         for body in [&b"{"[..], b"ok", b"[1", b"\xff", b"{\"txpk_ack\":7}", &[b'['; 1_000], &[b' '; 60_000]] {
             assert!(parse(body).is_err(), "{}", String::from_utf8_lossy(body));
         }
+        let problem = parse(format!("{:?}", "x".repeat(1_000)).as_bytes()).expect_err("a text is no TX_ACK");
+        assert!(problem.len() < 256, "{problem}");
     }
 }

@@ -83,7 +83,8 @@ impl VirtualPort {
     }
 }
 
-struct Given<'a>(&'a [(Vec<u8>, SocketAddr)]);
+/// Datagrams that somebody made.
+pub(super) struct Given<'a>(pub(super) &'a [(Vec<u8>, SocketAddr)]);
 
 impl Datagrams for Given<'_> {
     fn len(&self) -> usize {

@@ -11,7 +11,7 @@ mod network;
 mod open;
 mod session;
 mod sql;
-mod stamp;
+pub(crate) mod stamp;
 mod writer;
 
 pub(crate) use db::{Bridge, Db, Join, Network, WeakDb};

@@ -43,12 +43,12 @@ impl Stamp {
         })
     }
 
-    fn print(&self) -> String {
+    pub(crate) fn print(&self) -> String {
         let Self { database_id, epoch, head_seq, writes } = self;
         format!("database {database_id}\nepoch {epoch}\nhead {head_seq}\nwrites {writes}\n")
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let value = |name: &str| {
             text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned)
         };
