@@ -225,7 +225,7 @@ fn every_fuzz_target_has_a_small_corpus_that_the_tests_replay() {
         assert!(manifest.contains(&format!("name = \"{target}\"")), "{target} is not built");
         assert!(proof.contains(&format!("| `{target}` |")), "docs/proof-fuzz.md does not tell of {target}");
         let text = std::fs::read_to_string(fuzz.join(format!("fuzz_targets/{target}.rs"))).expect("readable");
-        let call = text.split("bytes| ").nth(1).expect("it calls one function");
+        let call = text.split("|bytes: &[u8]| ").nth(1).expect("it calls one function");
         let krate = call.split("::").next().expect("of a crate").replace('_', "-");
         let module = std::fs::read_to_string(root().join(krate).join("src/fuzz.rs")).expect("readable");
         let replayed = module.split("replayed! {").nth(1).expect("the crate replays");

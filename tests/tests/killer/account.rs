@@ -163,6 +163,13 @@ impl Account {
         }
     }
 
+    /// As what a device heard these bytes before.
+    pub(crate) fn on_air(&self, phy: &[u8]) -> Option<String> {
+        let state = self.state();
+        let ((session, counter, fcnt), _) = state.downlinks.iter().find(|(_, before)| *before == phy)?;
+        Some(format!("the same bytes were {counter:?} FCntDown {fcnt} of {session:x?}"))
+    }
+
     /// A device decrypted the payload of an item.
     pub(crate) fn item_on_air(&self, number: u32, session: SessionKey, fcnt: u32) {
         let mut state = self.state();

@@ -369,12 +369,9 @@ fn deliver(account: &Account, frames: &Mutex<Frames>, transmission: &Transmissio
         return account.fault(format!("no device listens to {transmission:x?}"));
     };
     let phy = &transmission.phy_payload;
-    {
-        let mut answer = frame.answer.lock().expect("no task panics");
-        if answer.as_ref().is_some_and(|before| before != phy) {
-            account.fault(format!("two downlinks answer {:?} of {:x}", frame.what, frame.node.dev_eui));
-        }
-        *answer = Some(phy.clone());
+    let before = frame.answer.lock().expect("no task panics").replace(phy.clone());
+    if before.as_ref().is_some_and(|before| before != phy) {
+        account.fault(format!("two downlinks answer {:?} of {:x}", frame.what, frame.node.dev_eui));
     }
     let mut radio = frame.node.radio();
     let listens = radio.listening == frame.order;
@@ -385,7 +382,10 @@ fn deliver(account: &Account, frames: &Mutex<Frames>, transmission: &Transmissio
         What::Data { fcnt, confirmed } => hear_data(account, &frame, device, (fcnt, confirmed), phy),
     };
     if let Err(ignored) = heard {
-        account.fault(format!("{:x} ignored the answer to {:?}: {ignored}", frame.node.dev_eui, frame.what));
+        let again = if before.as_ref() == Some(phy) { ", which is there a second time" } else { "" };
+        let (dev_eui, what) = (frame.node.dev_eui, frame.what);
+        let earlier = account.on_air(phy).unwrap_or_default();
+        account.fault(format!("{dev_eui:x} ignored the answer to {what:?}{again}: {ignored}; {earlier}"));
     } else if listens {
         radio.has_session = true;
         radio.answered = frame.order;
