@@ -108,9 +108,11 @@ impl Downlinks {
 
     async fn carry_out(&self, mut job: DownlinkJob) {
         best_first(&mut job.copies, &self.transmitter.gateways);
-        let planned: Vec<Window> = job.plan.rx1.into_iter().chain(job.plan.rx2).map(Window::from).collect();
-        // Nothing is leased for a window that has passed.
-        if !self.transmitter.reaches_any(&job.copies, &planned) {
+        // Nothing is leased for a window that has passed, or is over before a gateway with a long way hears of it.
+        let in_reach = |window: &TxWindow| self.transmitter.reaches(&job.copies, &Window::from(*window));
+        job.plan.rx1 = job.plan.rx1.filter(in_reach);
+        job.plan.rx2 = job.plan.rx2.filter(in_reach);
+        if job.plan.rx1.is_none() && job.plan.rx2.is_none() {
             self.refuse(&job, DropReason::DownlinkWindowMissed, "no window could be reached");
             return;
         }
@@ -158,8 +160,8 @@ impl Downlinks {
             session_id: job.plan.session.value(),
             dev_addr: job.plan.dev_addr.value(),
             fcnt_down: room.fcnt_down.value(),
-            room_rx1: room.rx1.map_or(0, u32::from),
-            room_rx2: room.rx2.map_or(0, u32::from),
+            room_rx1: room.rx1.filter(|_| job.plan.rx1.is_some()).map_or(0, u32::from),
+            room_rx2: room.rx2.filter(|_| job.plan.rx2.is_some()).map_or(0, u32::from),
         };
         let answer = tokio::time::timeout(Duration::from_millis(PAYLOAD_MS), port.take_payload(request)).await;
         self.shared

@@ -94,9 +94,9 @@ impl Transmitter {
         last
     }
 
-    /// Whether any gateway can still be reached for one of the windows.
-    pub(crate) fn reaches_any(&self, copies: &[GatewayUplink], windows: &[Window]) -> bool {
-        copies.iter().any(|copy| windows.iter().any(|window| self.in_reach(copy, window)))
+    /// Whether any gateway can still be reached for the window.
+    pub(crate) fn reaches(&self, copies: &[GatewayUplink], window: &Window) -> bool {
+        copies.iter().any(|copy| self.in_reach(copy, window))
     }
 
     /// Whether a frame handed over now is there in time.

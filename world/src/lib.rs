@@ -11,6 +11,7 @@ mod air;
 mod chance;
 mod client;
 mod node;
+mod panics;
 mod scene;
 pub mod schedule;
 mod shrink;
@@ -28,20 +29,15 @@ pub use world::{Outcome, World};
 
 use schedule::Schedule;
 
-/// Runs a schedule to its end. A panic of a role is a broken promise like others.
+/// Runs a schedule to its end. A panic of a role is a broken promise like others, in whichever task.
 pub fn run(schedule: &Schedule, words: Words) -> Outcome {
+    let watch = panics::Watch::begin();
     let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run_through(schedule, words)));
-    ran.unwrap_or_else(|_| Outcome {
-        violations: vec![Violation {
-            invariant: Invariant::NoPanic,
-            detail: "a role panicked; the panic itself is told above".to_owned(),
-            at_ms: 0,
-        }],
-        trace_hash: 0,
-        states: States::default(),
-        story: String::new(),
-        records: 0,
-    })
+    let mut outcome = ran.unwrap_or_default();
+    if let Some(panic) = watch.first() {
+        outcome.violations.insert(0, Violation { invariant: Invariant::NoPanic, detail: panic, at_ms: 0 });
+    }
+    outcome
 }
 
 fn run_through(schedule: &Schedule, words: Words) -> Outcome {

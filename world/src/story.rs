@@ -9,6 +9,11 @@ use crate::{Outcome, Words, World};
 impl World {
     /// A farm with two gateways, these devices, one consumer, and no faults.
     pub fn farm(seed: u64, devices: &[Kind]) -> Self {
+        Self::farm_where(seed, devices, |_| ())
+    }
+
+    /// A farm that differs in what `change` says.
+    pub fn farm_where(seed: u64, devices: &[Kind], change: impl FnOnce(&mut Setting)) -> Self {
         let gateway = GatewaySpec { tmst_us: 0, sends_again: false, keeps: true };
         let device = |(number, kind): (u32, &Kind)| DeviceSpec {
             kind: *kind,
@@ -19,7 +24,7 @@ impl World {
             fcnt_down: 0,
             dev_addr: 0x0100_0000 + number,
         };
-        let setting = Setting {
+        let mut setting = Setting {
             gateways: vec![gateway; 2],
             devices: (0..).zip(devices).map(device).collect(),
             consumers: vec![ConsumerSpec { pause_ms: 0, acknowledges_each: 1, leaves_after: 0 }],
@@ -32,6 +37,7 @@ impl World {
             commit_ms: 2,
             retention_s: 7 * 24 * 3_600,
         };
+        change(&mut setting);
         Self::new(seed, setting, Words::Kept)
     }
 

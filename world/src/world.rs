@@ -32,7 +32,7 @@ pub struct World {
 }
 
 /// How a run ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Promises that were broken; empty for a good run.
     pub violations: Vec<Violation>,

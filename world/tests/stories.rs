@@ -1,7 +1,7 @@
 //! Stories in the simulated world: what a newcomer writes first.
 
-use world::World;
 use world::schedule::{Action, Kind};
+use world::{State, World};
 
 /// FCNT-001.
 #[test]
@@ -38,6 +38,24 @@ fn a_device_that_joins_gets_its_confirmed_order_exactly_once() {
 
     assert_eq!(world.heard(0).len(), 1);
     world.finish_well();
+}
+
+/// Seed 150 found that such an order was handed out and taken back with every uplink, for ever.
+#[test]
+fn an_order_that_fits_only_a_window_nobody_can_reach_waits_in_the_queue() {
+    let mut world = World::farm_where(7, &[Kind::Abp], |setting| {
+        setting.gateways.truncate(1);
+        setting.way_ms = 400;
+    });
+    // How long the way is shows when the gateway has answered.
+    world.confirmed_uplink(0, b"21.5");
+    world.order(0, 100, false);
+    for _ in 0..4 {
+        world.uplink(0, b"21.5");
+    }
+
+    assert!(world.heard(0).is_empty());
+    assert!(!world.finish_well().states.unreached().contains(&State::ItemDeferred));
 }
 
 #[test]

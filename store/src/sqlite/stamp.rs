@@ -52,8 +52,9 @@ impl Stamp {
         let value = |name: &str| {
             text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned)
         };
+        let printable = |id: &String| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic());
         Some(Self {
-            database_id: value("database")?,
+            database_id: value("database").filter(printable)?,
             epoch: value("epoch")?.parse().ok()?,
             head_seq: value("head")?.parse().ok()?,
             writes: value("writes")?.parse().ok()?,
@@ -75,5 +76,8 @@ mod tests {
         assert!(Stamp { epoch: 2, head_seq: 200, ..seen.clone() }.behind(&seen).is_some());
         assert_eq!(Stamp { epoch: 4, head_seq: 101, ..seen.clone() }.behind(&seen), None);
         assert_eq!(Stamp::parse("epoch 3"), None);
+        for id in ["", "a\r\r", "a b"] {
+            assert_eq!(Stamp::parse(&Stamp { database_id: id.into(), ..seen.clone() }.print()), None, "{id:?}");
+        }
     }
 }
