@@ -515,7 +515,11 @@ impl Owner {
         }
         device.pending.push(session);
         while device.pending.len() > PENDING_SESSIONS_MAX {
-            let victim = if planted(Bug::EvictNewestPending) { PENDING_SESSIONS_MAX } else { 0 };
+            // One whose first uplink is being collected is in use, whatever the device asked for since.
+            let newest = device.pending.len() - 1;
+            let unused = device.pending.iter().take(newest).position(|session| session.fcnt_up.is_none());
+            let Some(unused) = unused else { break };
+            let victim = if planted(Bug::EvictNewestPending) { newest } else { unused };
             let oldest = device.pending.remove(victim);
             shared.index.remove(&oldest);
             shared.sizes.sessions.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);

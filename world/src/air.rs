@@ -37,7 +37,7 @@ impl Gateway {
     pub(crate) fn new(index: usize, spec: GatewaySpec) -> Self {
         let number = u8::try_from(index).expect("few gateways");
         Self {
-            eui: GatewayEui::new(0x0016_c001_ff10_0000 + u64::from(number) + 1),
+            eui: GatewayEui::new(0x0016_c001_ff10_0000 + u64::from(number)),
             address: SocketAddr::from(([10, 0, 0, number + 1], 40_000)),
             spec,
             tmst_us: spec.tmst_us,
@@ -106,7 +106,7 @@ pub(crate) struct Listening {
 
 impl Device {
     pub(crate) fn new(index: usize, spec: DeviceSpec) -> Self {
-        let number = index as u64 + 1;
+        let number = index as u64;
         let dev_eui = DevEui::new(0x70b3_d57e_d006_0000 + number);
         let join_eui = join_eui();
         let sim = match spec.kind {

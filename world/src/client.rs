@@ -99,7 +99,7 @@ async fn register_device(
         join_eui: if joins { air::join_eui().to_string() } else { String::new() },
         application_id: "world".to_owned(),
         profile_id: profile_id.to_owned(),
-        name: format!("device {}", number + 1),
+        name: format!("device {}", number),
         ..v1::Device::default()
     };
     let devices = bridge.device_service();
@@ -160,9 +160,7 @@ pub(crate) async fn enqueue(scene: Arc<Scene>, bridge: AppBridge, order: Ordered
                 inside.account.item_promised(&item.id, order.device, order.payload, order.confirmed);
             }
             let device = order.device;
-            inside.note(&[3, device as u64], || {
-                format!("item {} for device {} is promised", item.id, device + 1)
-            });
+            inside.note(&[3, device as u64], || format!("item {} for device {} is promised", item.id, device));
         }
         Err(status) => {
             inside.note(&[4, order.device as u64], || format!("an order is refused: {}", status.message()));

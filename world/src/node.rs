@@ -260,11 +260,11 @@ impl Fate {
         inside.trace.note_bytes(&phy);
         inside.note(&[2, gateway as u64, u64::from(delay_s)], || {
             let what = match (&identity, join_key) {
-                (Some(identity), _) => format!("FCntDown {} for device {}", identity.fcnt, identity.device + 1),
+                (Some(identity), _) => format!("FCntDown {} for device {}", identity.fcnt, identity.device),
                 (None, Some(_)) => "a Join-Accept".to_owned(),
                 (None, None) => "a frame nobody knows".to_owned(),
             };
-            format!("server {} asks gateway {} to send {what} after {delay_s} s", self.server, gateway + 1)
+            format!("server {} asks gateway {} to send {what} after {delay_s} s", self.server, gateway)
         });
         let order = Order {
             life,

@@ -373,7 +373,7 @@ impl Driver<'_> {
                     }
                     let count = frames.len();
                     inside.note(&[8, server as u64, gateway as u64, count as u64], || {
-                        format!("server {server} gets {count} frames from gateway {}", gateway + 1)
+                        format!("server {server} gets {count} frames from gateway {}", gateway)
                     });
                 }
                 Content::TxAck { life, token, accepted } => {
@@ -382,7 +382,7 @@ impl Driver<'_> {
                         inside.account.tx_ack_arrived(*life, gateway, eui, *token, *accepted);
                     }
                     inside.note(&[9, gateway as u64, u64::from(*accepted)], || {
-                        format!("server {server} gets the TX_ACK of gateway {}: {accepted}", gateway + 1)
+                        format!("server {server} gets the TX_ACK of gateway {}: {accepted}", gateway)
                     });
                 }
                 Content::Nothing => {}
@@ -564,13 +564,13 @@ impl Inside {
             Action::ForgeTxAck { gateway } => self.forger = Some(gateway),
             Action::Outage { gateway, ms } => {
                 self.gateways[gateway].away_until_ms = now_ms + ms;
-                self.note(&[16, gateway as u64], || format!("gateway {} is cut off for {ms} ms", gateway + 1));
+                self.note(&[16, gateway as u64], || format!("gateway {} is cut off for {ms} ms", gateway));
                 self.plan(ms, Event::OutageEnds { gateway });
             }
             Action::RebootGateway { gateway } => {
                 let now_us = self.now_us();
                 self.gateways[gateway].reboot(now_us);
-                self.note(&[17, gateway as u64], || format!("gateway {} reboots", gateway + 1));
+                self.note(&[17, gateway as u64], || format!("gateway {} reboots", gateway));
             }
             Action::DiskFull { ms } => {
                 self.trouble.full_until_ms = now_ms + ms;
@@ -719,7 +719,7 @@ impl Inside {
                 Some(_) => format!("FCntUp {}", uplink.fcnt),
                 None => format!("a Join-Request with DevNonce {dev_nonce}"),
             };
-            format!("device {} sends {what}, heard by {} gateways", number + 1, gateways.len())
+            format!("device {} sends {what}, heard by {} gateways", number, gateways.len())
         });
         if frame.is_some() && times > 1 {
             let after_ms = u64::from(self.devices[number].spec.rx_delay_s + 1) * 1_000 + 1_300;
@@ -920,7 +920,7 @@ impl Inside {
         self.draws += 1;
         let mut draw = self.chance.draw(For::OnAir, self.draws, device as u64);
         if !self.calm && draw.in_thousand(self.setting.unheard) {
-            self.note(&[24, device as u64], || format!("device {} does not hear it", device + 1));
+            self.note(&[24, device as u64], || format!("device {} does not hear it", device));
             return;
         }
         self.devices[device].listening = Some(Listening { served: true, ..listening.clone() });
@@ -945,14 +945,14 @@ impl Inside {
                 let session = device.session;
                 self.account.session_known(number, session, None);
                 self.account.joined(number);
-                self.note(&[25, number as u64, session], || format!("device {} has joined", number + 1));
+                self.note(&[25, number as u64, session], || format!("device {} has joined", number));
             }
             // The very same Join-Request gets the very same answer.
             Err(Ignored::JoinNonceReused { .. }) if device.nonces_reset => {
                 self.states.reach(State::DevNonceUsedTwice);
             }
             Err(ignored) => {
-                let detail = format!("device {} cannot take its Join-Accept: {ignored}", number + 1);
+                let detail = format!("device {} cannot take its Join-Accept: {ignored}", number);
                 self.account.violate(Invariant::I4, detail);
             }
         }
@@ -964,7 +964,7 @@ impl Inside {
             Ok(heard) => {
                 device.resettled |= heard.commands.iter().any(|_| true);
                 self.note(&[26, number as u64, u64::from(heard.fcnt)], || {
-                    format!("device {} hears FCntDown {}", number + 1, heard.fcnt)
+                    format!("device {} hears FCntDown {}", number, heard.fcnt)
                 });
                 if let Some((_, bytes)) = heard.payload {
                     self.heard_payloads.push((number, bytes.clone()));
@@ -972,7 +972,7 @@ impl Inside {
                 }
             }
             Err(ignored) => {
-                let detail = format!("device {} cannot take a downlink in its window: {ignored}", number + 1);
+                let detail = format!("device {} cannot take a downlink in its window: {ignored}", number);
                 self.account.violate(Invariant::I3, detail);
             }
         }
