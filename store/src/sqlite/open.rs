@@ -302,7 +302,7 @@ async fn take_over(
     let stamp = Stamp {
         database_id: meta.get(0),
         epoch: sql::uint(meta.get(1)),
-        head_seq: next_seq - 1,
+        head_seq: next_seq.saturating_sub(1),
         writes: sql::uint(meta.get(2)),
     };
     let opened = Opened {
