@@ -50,14 +50,14 @@ impl<K: Copy + Eq + Hash, V: Clone> Cache<K, V> {
 
     /// Forgets the entry of a key.
     pub(crate) fn invalidate(&mut self, key: K) {
-        self.version += 1;
+        self.version = self.version.wrapping_add(1);
         self.young.remove(&key);
         self.old.remove(&key);
     }
 
     /// Forgets everything.
     pub(crate) fn invalidate_all(&mut self) {
-        self.version += 1;
+        self.version = self.version.wrapping_add(1);
         self.young.clear();
         self.old.clear();
     }

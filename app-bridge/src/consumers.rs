@@ -113,7 +113,9 @@ impl Consumers {
 
     /// Counts a stream of a consumer while the guard lives.
     pub(crate) fn stream_opened(self: &Arc<Self>, name: &str) -> StreamOfConsumer {
-        *self.streams.lock().entry(name.to_owned()).or_default() += 1;
+        let mut streams = self.streams.lock();
+        let count = streams.entry(name.to_owned()).or_default();
+        *count = count.saturating_add(1);
         StreamOfConsumer { consumers: Arc::clone(self), name: name.to_owned() }
     }
 
@@ -138,7 +140,7 @@ impl Drop for StreamOfConsumer {
     fn drop(&mut self) {
         let mut streams = self.consumers.streams.lock();
         if let Some(count) = streams.get_mut(&self.name) {
-            *count -= 1;
+            *count = count.saturating_sub(1);
             if *count == 0 {
                 streams.remove(&self.name);
             }

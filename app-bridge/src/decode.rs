@@ -249,8 +249,9 @@ fn decrypted(key: &AppSKey, uplink: &pb::UplinkRecord) -> Vec<u8> {
     payload
 }
 
+#[allow(clippy::expect_used, reason = "a BytesMut grows as needed")]
 fn encode(after_seq: u64, last_seq: u64, items: Vec<Item<'_>>) -> Chunk {
-    let mut buffer = BytesMut::with_capacity(items.len() * MESSAGE_LEN_GUESS);
+    let mut buffer = BytesMut::with_capacity(items.len().saturating_mul(MESSAGE_LEN_GUESS));
     let mut marks = Vec::with_capacity(items.len());
     for item in items {
         let Some(event) = event::event(item.record, item.device.as_deref(), item.content) else {
@@ -263,14 +264,14 @@ fn encode(after_seq: u64, last_seq: u64, items: Vec<Item<'_>>) -> Chunk {
         response.encode(&mut buffer).expect("a BytesMut grows as needed");
         marks.push((buffer.len(), item.seq, item.traits, item.device));
     }
-    let bytes = buffer.len() + marks.len() * size_of::<Entry>();
+    let bytes = buffer.len().saturating_add(marks.len().saturating_mul(size_of::<Entry>()));
     // One allocation for all messages of a chunk; each entry is a view of it.
     let mut messages = buffer.freeze();
     let mut start = 0;
     let entries = marks
         .into_iter()
         .map(|(end, seq, traits, device)| {
-            let message = messages.split_to(end - start);
+            let message = messages.split_to(end.saturating_sub(start));
             start = end;
             Entry { seq, traits, device, message }
         })

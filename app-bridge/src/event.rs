@@ -254,7 +254,8 @@ pub(crate) fn hex(value: u64, digits: u32) -> String {
 /// Ten strings of this kind are made for each event, hence by hand and not by `format!`.
 fn push_hex(text: &mut String, value: u64, digits: u32) {
     for index in (0..digits).rev() {
-        let nibble = u32::try_from((value >> (4 * index)) & 0xf).unwrap_or_default();
+        let nibble =
+            u32::try_from(value.checked_shr(index.saturating_mul(4)).unwrap_or(0) & 0xf).unwrap_or_default();
         text.push(char::from_digit(nibble, 16).unwrap_or('0'));
     }
 }

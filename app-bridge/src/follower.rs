@@ -82,13 +82,13 @@ impl Follower {
             let lag = page.head_seq.saturating_sub(position);
             self.metrics.follower_lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
             let follows = page.records.first().map_or(page.earliest_seq, |(seq, _)| *seq);
-            if follows > position + 1 {
+            if follows > position.saturating_add(1) {
                 tracing::error!(
-                    from = position + 1,
-                    to = follows - 1,
+                    from = position.saturating_add(1),
+                    to = follows.saturating_sub(1),
                     "events were removed before they were followed; keys of devices that joined in them are missing"
                 );
-                self.followed.move_to(follows - 1);
+                self.followed.move_to(follows.saturating_sub(1));
                 continue;
             }
             while let Err(error) = self.apply(&page, stored).await {
@@ -114,7 +114,10 @@ impl Follower {
         let mut plan = self.queue.plan(&concerned, &page.records, &started_at_us, now_us());
         let mut changes: Vec<Followed> = sessions.into_iter().map(Followed::AppSession).collect();
         changes.append(&mut plan.changes);
-        if !changes.is_empty() || last - stored.0 >= IDLE_RECORDS || stored.1.elapsed() >= IDLE_TIME {
+        if !changes.is_empty()
+            || last.saturating_sub(stored.0) >= IDLE_RECORDS
+            || stored.1.elapsed() >= IDLE_TIME
+        {
             if planted(Bug::FollowWithoutState) {
                 changes.clear();
             }

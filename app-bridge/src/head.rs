@@ -81,11 +81,11 @@ impl Head {
     pub(crate) fn join(self: &Arc<Self>, position: u64) -> Seat {
         let mut ring = self.ring.lock();
         if ring.watchers == 0 {
-            let epoch = ring.epoch + 1;
+            let epoch = ring.epoch.wrapping_add(1);
             *ring = Ring { start: position, end: position, epoch, ..Ring::default() };
             self.watched.notify_one();
         }
-        ring.watchers += 1;
+        ring.watchers = ring.watchers.saturating_add(1);
         drop(ring);
         Seat { head: Arc::clone(self) }
     }
@@ -130,9 +130,9 @@ impl Head {
                 }
             };
             let follows = page.records.first().map_or(page.earliest_seq, |(seq, _)| *seq);
-            if follows > end + 1 {
+            if follows > end.saturating_add(1) {
                 // Retention took records that were never decoded here. Each watcher reports its gap itself.
-                self.skip_to(epoch, follows - 1);
+                self.skip_to(epoch, follows.saturating_sub(1));
                 continue;
             }
             if page.records.is_empty() {
@@ -164,11 +164,11 @@ impl Head {
             return;
         }
         ring.end = chunk.last_seq;
-        ring.bytes += chunk.bytes;
+        ring.bytes = ring.bytes.saturating_add(chunk.bytes);
         ring.chunks.push_back(Arc::new(chunk));
         while ring.bytes > self.bytes_max && ring.chunks.len() > 1 {
             if let Some(oldest) = ring.chunks.pop_front() {
-                ring.bytes -= oldest.bytes;
+                ring.bytes = ring.bytes.saturating_sub(oldest.bytes);
                 ring.start = oldest.last_seq;
             }
         }

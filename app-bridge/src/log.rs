@@ -63,8 +63,8 @@ impl Log {
         // Invariant: records up to `low` are older than the rough time; `high` is not, or is past the head.
         let (mut low, mut high) = (earliest.saturating_sub(1), head.saturating_add(1));
         while high.saturating_sub(low) > 1 {
-            let middle = low + (high - low) / 2;
-            match self.read(middle - 1, 1, 0).await?.records.first() {
+            let middle = low.midpoint(high);
+            match self.read(middle.saturating_sub(1), 1, 0).await?.records.first() {
                 Some((seq, record)) if record.at_us < rough_us => low = (*seq).max(middle),
                 // Retention has overtaken the search: what was there is older than all that is left.
                 None if self.bounds_known().earliest > middle => low = middle,
@@ -78,7 +78,7 @@ impl Log {
                 return Ok(position);
             };
             if let Some((seq, _)) = page.records.iter().find(|(_, record)| record.at_us >= received_at_us) {
-                return Ok(seq - 1);
+                return Ok(seq.saturating_sub(1));
             }
             position = last;
         }

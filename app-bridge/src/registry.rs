@@ -147,7 +147,7 @@ impl Registry {
     /// Forgets everything, after a profile or a codec was written.
     pub(crate) fn parts_changed(&self) {
         let mut parts = self.parts.lock();
-        let version = parts.version + 1;
+        let version = parts.version.wrapping_add(1);
         *parts = Parts { version, ..Parts::default() };
         drop(parts);
         self.devices.lock().invalidate_all();

@@ -107,6 +107,7 @@ pub(crate) fn services(inner: &Inner) -> Services {
     }
 }
 
+#[allow(clippy::expect_used, reason = "the descriptors are those the code was generated from")]
 pub(crate) fn router(inner: &Inner) -> Router {
     let Services { application, codec, device, downlink, events, gateway, profile, system } = services(inner);
     let (_, health) = tonic_health::server::health_reporter();

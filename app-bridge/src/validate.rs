@@ -45,7 +45,11 @@ pub(crate) fn slug(field: &str, text: &str) -> Result<(), Status> {
     {
         return Err(invalid(
             field,
-            format!("`{}` at character {} of `{text}`; {SLUG_RULE}", bad.escape_default(), index + 1),
+            format!(
+                "`{}` at character {} of `{text}`; {SLUG_RULE}",
+                bad.escape_default(),
+                index.saturating_add(1)
+            ),
         ));
     }
     if !text.starts_with(|c: char| c.is_ascii_lowercase()) {
@@ -142,7 +146,7 @@ fn hex_digits(field: &str, text: &str, digits: usize, place: &str) -> Result<(),
             field,
             format!(
                 "`{bad}` at character {} is not a hexadecimal digit; {digits} digits without separators are expected, {place}",
-                index + 1
+                index.saturating_add(1)
             ),
         ));
     }

@@ -136,12 +136,12 @@ impl Watcher {
                 }
             };
             let follows = page.records.first().map_or(page.earliest_seq, |(seq, _)| *seq);
-            if follows > self.position + 1 && planted(Bug::GapNotTold) {
-                self.position = follows - 1;
+            if follows > self.position.saturating_add(1) && planted(Bug::GapNotTold) {
+                self.position = follows.saturating_sub(1);
                 continue;
             }
-            if follows > self.position + 1 {
-                self.report_gap(follows - 1).await?;
+            if follows > self.position.saturating_add(1) {
+                self.report_gap(follows.saturating_sub(1)).await?;
                 continue;
             }
             let Some(&(last_seq, _)) = page.records.last() else {
@@ -187,8 +187,8 @@ impl Watcher {
     }
 
     async fn report_gap(&mut self, to: u64) -> Result<(), End> {
-        let from = self.position + 1;
-        let gap = v1::Gap { from, to, count: to - self.position };
+        let from = self.position.saturating_add(1);
+        let gap = v1::Gap { from, to, count: to.saturating_sub(self.position) };
         self.position = to;
         self.outlet.send_one(v1::watch_response::Item::Gap(gap), to).await
     }
@@ -228,12 +228,13 @@ impl Outlet {
     async fn patiently<T>(&mut self, position: u64, work: impl Future<Output = T>) -> Result<T, End> {
         let mut work = pin!(work);
         loop {
+            let quiet = self.heartbeat_period.saturating_sub(self.silent_since.elapsed());
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
                 () = self.batches.closed() => return Err(End::ClientGone),
                 () = self.stop.cancelled() => return Err(End::Stopping),
-                () = tokio::time::sleep_until(self.silent_since + self.heartbeat_period) => {}
+                () = tokio::time::sleep(quiet) => {}
             }
             self.heartbeat(position).await?;
         }

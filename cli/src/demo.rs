@@ -3,6 +3,12 @@
 //! Everything goes the way a user's gateways, devices and programs go: UDP, the public API, a named consumer. At the end
 //! what the farm sent is held against what the stream told.
 
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "it reads nothing of others; what it counts is a small farm of its own"
+)]
+
 mod account;
 mod farm;
 mod folder;

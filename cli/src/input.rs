@@ -216,7 +216,7 @@ fn without_separators(text: &str) -> String {
 
 /// The first character that is no hexadecimal digit, counted from 1.
 fn first_wrong_digit(digits: &str) -> Option<(usize, char)> {
-    digits.chars().enumerate().find(|(_, c)| !c.is_ascii_hexdigit()).map(|(i, c)| (i + 1, c))
+    (1..).zip(digits.chars()).find(|(_, c)| !c.is_ascii_hexdigit())
 }
 
 /// Keys read for one command, in the order of the options: several `-` take one line of standard input each.

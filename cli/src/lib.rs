@@ -3,6 +3,22 @@
 //! This crate alone puts the roles together and reads configuration; every command but `serve`, `demo`, `decode`, `config`
 //! and `completion` is a client of the same gRPC API that others use.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::allow_attributes_without_reason,
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod args;
 mod client;
 mod command;

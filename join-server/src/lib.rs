@@ -4,6 +4,22 @@
 //! wrapped for the app-bridge alone. Nonces and the answer are durable before the answer leaves, so that a crash
 //! wastes a nonce and never uses one twice.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::allow_attributes_without_reason,
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod key_check;
 mod refusal;
 mod rpc;

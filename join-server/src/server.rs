@@ -180,7 +180,7 @@ impl JoinServer {
             cf_list: terms.cf_list,
         };
         let (keys, app_s_key, phy_payload) = root.derive(request, &accept);
-        let mut wrapped_app_s_key = vec![0; app_s_key.expose().len() + aes_kw::IV_LEN];
+        let mut wrapped_app_s_key = vec![0; app_s_key.expose().len().saturating_add(aes_kw::IV_LEN)];
         self.transport
             .wrap_key(app_s_key.expose(), &mut wrapped_app_s_key)
             .map_err(|error| PortError::Internal(format!("the AppSKey cannot be wrapped: {error}")))?;
@@ -281,11 +281,12 @@ impl JoinServer {
         request.verify(app_key.expose()).then_some(Likeness::AppKeyInsteadOfNwkKey)
     }
 
+    #[allow(clippy::indexing_slicing, reason = "the remainder is below the number of stripes")]
     fn stripe(&self, dev_eui: DevEui) -> &Mutex<()> {
         // EUIs of one maker differ in their low bits; folding keeps those of other habits apart too.
         let folded = dev_eui.value() ^ (dev_eui.value() >> 32);
         let index = usize::try_from(folded % STRIPES).unwrap_or(0);
-        self.stripes.get(index).expect("there are STRIPES stripes")
+        &self.stripes[index]
     }
 
     fn seal_root_key(
@@ -479,7 +480,7 @@ impl Diagnoses {
         let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *second {
             Some((since, taken)) if now.saturating_duration_since(*since) < Duration::from_secs(1) => {
-                *taken += 1;
+                *taken = taken.saturating_add(1);
                 *taken <= DIAGNOSES_PER_SECOND
             }
             _ => {

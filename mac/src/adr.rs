@@ -64,8 +64,8 @@ impl AdrHistory {
             *snr = quarter_decibels(snr_db);
             *gap = u8::try_from(lost).unwrap_or(u8::MAX);
         }
-        self.next = (self.next + 1) % SAMPLES_U8;
-        self.count = (self.count + 1).min(SAMPLES_U8);
+        self.next = self.next.wrapping_add(1) % SAMPLES_U8;
+        self.count = self.count.saturating_add(1).min(SAMPLES_U8);
         self.last_fcnt = self.last_fcnt.max(fcnt.value());
     }
 
@@ -98,7 +98,7 @@ impl AdrHistory {
         let gaps = self.lost.iter().enumerate().take(self.len());
         let lost: u32 =
             gaps.filter(|(slot, _)| *slot != usize::from(oldest)).map(|(_, gap)| u32::from(*gap)).sum();
-        lost * 1_000 / (lost + u32::from(self.count)).max(1)
+        lost.saturating_mul(1_000).checked_div(lost.saturating_add(u32::from(self.count))).unwrap_or(0)
     }
 }
 
@@ -114,17 +114,17 @@ pub fn decide(history: &AdrHistory, now: Setting, bounds: Bounds, required_snr_d
     let mut steps = whole_steps(margin_db);
     let mut wanted = now;
     while steps > 0 && wanted.dr < bounds.dr_max {
-        wanted.dr = DataRate::new(wanted.dr.value() + 1);
-        steps -= 1;
+        wanted.dr = DataRate::new(wanted.dr.value().saturating_add(1));
+        steps = steps.saturating_sub(1);
     }
     while steps > 0 && wanted.tx_power < bounds.tx_power_max {
-        wanted.tx_power += 1;
-        steps -= 1;
+        wanted.tx_power = wanted.tx_power.saturating_add(1);
+        steps = steps.saturating_sub(1);
     }
     if history.is_full() || need == Need::Pressing {
         while steps < 0 && wanted.tx_power > 0 {
-            wanted.tx_power -= 1;
-            steps += 1;
+            wanted.tx_power = wanted.tx_power.saturating_sub(1);
+            steps = steps.saturating_add(1);
         }
     }
     if history.is_full() {
@@ -141,7 +141,7 @@ fn nb_trans(loss_permille: u32, now: u8) -> u8 {
         100..300 => [2, 3, 3],
         300.. => [3, 3, 3],
     };
-    let column = usize::from(now.clamp(1, 3) - 1);
+    let column = usize::from(now.saturating_sub(1).min(2));
     row.get(column).copied().unwrap_or(1)
 }
 

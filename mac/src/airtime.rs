@@ -1,5 +1,10 @@
 //! How long a frame is on the air.
 
+#![allow(
+    clippy::arithmetic_side_effects,
+    reason = "spreading factor, bandwidth, bit rate and length are checked first, and what they allow is far below 64 bits"
+)]
+
 use crate::region::{CodingRate, LrFhssCodingRate, Modulation};
 
 /// Microseconds a PHYPayload of `phy_len` bytes is on the air with the settings LoRaWAN uses for the modulation.

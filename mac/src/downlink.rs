@@ -328,7 +328,7 @@ fn windows(profile: &Profile, mac: &MacState, radio: &RadioContext) -> (Option<T
         mac.downlink_dwell,
         profile.revision,
     );
-    let rx2_delay_s = mac.rx1_delay_s + RX2_AFTER_RX1_S;
+    let rx2_delay_s = mac.rx1_delay_s.saturating_add(RX2_AFTER_RX1_S);
     (
         rx1.and_then(|(freq, dr)| window(profile, freq, dr, mac.rx1_delay_s, mac.downlink_dwell)),
         window(profile, mac.rx2_freq, mac.rx2_dr, rx2_delay_s, mac.downlink_dwell),
@@ -364,7 +364,7 @@ fn with_commands(frame: DownlinkFrame, plan: &DownlinkPlan, keys: &NetworkKeys) 
 }
 
 fn room_for_payload(window: TxWindow, commands_len: usize) -> u8 {
-    let taken = u8::try_from(HEADER_LEN + commands_len).unwrap_or(u8::MAX);
+    let taken = u8::try_from(commands_len.saturating_add(HEADER_LEN)).unwrap_or(u8::MAX);
     window.max_m.saturating_sub(taken)
 }
 

@@ -59,7 +59,7 @@ impl DutyLedger {
         let hour = self.hour(sub_band.index);
         hour.forget_before(minute);
         let used_us = hour.used_us();
-        if used_us + u64::from(airtime_us) > allowed_us {
+        if used_us.saturating_add(u64::from(airtime_us)) > allowed_us {
             let wait_ms = hour.wait_ms(u64::from(airtime_us), allowed_us, now);
             return Err(DutyCycleExceeded { used_us, allowed_us, wait_ms });
         }
@@ -84,12 +84,12 @@ impl DutyLedger {
         hour.used_us()
     }
 
+    #[allow(clippy::indexing_slicing, reason = "it is made long enough first")]
     fn hour(&mut self, index: u8) -> &mut Hour {
         let index = usize::from(index);
         if self.sub_bands.len() <= index {
-            self.sub_bands.resize_with(index + 1, Hour::default);
+            self.sub_bands.resize_with(index.saturating_add(1), Hour::default);
         }
-        // The line above made it long enough.
         &mut self.sub_bands[index]
     }
 }
@@ -98,20 +98,20 @@ impl DutyLedger {
 #[derive(Clone, Debug)]
 struct Hour {
     newest: u64,
-    minutes_us: [u32; MINUTES],
+    minutes_us: [u32; SLOTS],
 }
 
 impl Default for Hour {
     fn default() -> Self {
-        Self { newest: 0, minutes_us: [0; MINUTES] }
+        Self { newest: 0, minutes_us: [0; SLOTS] }
     }
 }
 
 impl Hour {
     fn forget_before(&mut self, minute: u64) {
-        let passed = minute.saturating_sub(self.newest).min(MINUTES as u64);
+        let passed = minute.saturating_sub(self.newest).min(MINUTES);
         for step in 1..=passed {
-            *self.at(self.newest + step) = 0;
+            *self.at(self.newest.saturating_add(step)) = 0;
         }
         self.newest = self.newest.max(minute);
     }
@@ -123,11 +123,12 @@ impl Hour {
     /// When enough of the oldest minutes have been given back.
     fn wait_ms(&self, airtime_us: u64, allowed_us: u64, now: Mono) -> u64 {
         let mut used_us = self.used_us();
-        let oldest = (self.newest + 1).saturating_sub(MINUTES as u64);
+        let oldest = self.newest.saturating_sub(MINUTES - 1);
         for minute in oldest..=self.newest {
-            used_us -= u64::from(self.minutes_us[slot(minute)]);
-            if used_us + airtime_us <= allowed_us {
-                let free_at_us = (minute + MINUTES as u64) * MINUTE_US;
+            let given_back_us = self.minutes_us.get(slot(minute)).copied().map_or(0, u64::from);
+            used_us = used_us.saturating_sub(given_back_us);
+            if used_us.saturating_add(airtime_us) <= allowed_us {
+                let free_at_us = minute.saturating_add(MINUTES).saturating_mul(MINUTE_US);
                 return free_at_us.saturating_sub(now.us()).div_ceil(1_000);
             }
         }
@@ -140,21 +141,22 @@ impl Hour {
     }
 
     fn subtract(&mut self, minute: u64, airtime_us: u32) {
-        if minute + MINUTES as u64 > self.newest && minute <= self.newest {
+        if minute.saturating_add(MINUTES) > self.newest && minute <= self.newest {
             let used = self.at(minute);
             *used = used.saturating_sub(airtime_us);
         }
     }
 
+    #[allow(clippy::indexing_slicing, reason = "a slot is below their number")]
     fn at(&mut self, minute: u64) -> &mut u32 {
         &mut self.minutes_us[slot(minute)]
     }
 }
 
-/// The place of a minute; always below `MINUTES`.
+/// The place of a minute; always below `SLOTS`.
 #[allow(clippy::cast_possible_truncation, reason = "the remainder is below 61")]
 const fn slot(minute: u64) -> usize {
-    (minute % MINUTES as u64) as usize
+    (minute % MINUTES) as usize
 }
 
 const fn minute_of(now: Mono) -> u64 {
@@ -162,7 +164,8 @@ const fn minute_of(now: Mono) -> u64 {
 }
 
 /// Sixty whole minutes and the one that has begun.
-const MINUTES: usize = 61;
+const SLOTS: usize = 61;
+const MINUTES: u64 = SLOTS as u64;
 const MINUTE_US: u64 = 60_000_000;
 const HOUR_US: u64 = 60 * MINUTE_US;
 

@@ -230,15 +230,14 @@ impl NetId {
 
     /// The bits of the number that every DevAddr of the network carries.
     pub const fn nwk_id(self) -> u32 {
-        self.0 & low_bits(NWK_ID_BITS[self.net_type() as usize])
+        self.0 & low_bits(nwk_id_bits(self.net_type()))
     }
 
     /// The first DevAddr of the network and the number of leading bits that all its addresses share.
-    #[allow(clippy::cast_possible_truncation, reason = "at most 25 bits")]
     pub const fn dev_addr_prefix(self) -> (DevAddr, u8) {
         let net_type = self.net_type();
-        let nwk_addr_bits = NWK_ADDR_BITS[net_type as usize];
-        (DevAddr(type_prefix(net_type) | self.nwk_id() << nwk_addr_bits), (32 - nwk_addr_bits) as u8)
+        let nwk_addr_bits = nwk_addr_bits(net_type);
+        (DevAddr(type_prefix(net_type) | self.nwk_id() << nwk_addr_bits), 32_u8.saturating_sub(nwk_addr_bits))
     }
 }
 
@@ -256,8 +255,8 @@ impl DevAddr {
     /// An address of the network; of `nwk_addr` as many low bits are used as the type of the network leaves free, 7 to 25
     /// (TS001-1.0.4 §6.1.2, TS002-1.1.0 §13).
     pub const fn in_net(net_id: NetId, nwk_addr: u32) -> Self {
-        let (prefix, shared_bits) = net_id.dev_addr_prefix();
-        Self(prefix.0 | nwk_addr & low_bits(32 - shared_bits as u32))
+        let (prefix, _) = net_id.dev_addr_prefix();
+        Self(prefix.0 | nwk_addr & low_bits(nwk_addr_bits(net_id.net_type())))
     }
 
     /// The type of the network the address belongs to, 0 to 7; `None` for `ff......`, which belongs to none.
@@ -273,8 +272,8 @@ impl DevAddr {
     pub const fn nwk_id(self) -> Option<u32> {
         match self.net_type() {
             Some(net_type) => {
-                let id = self.0 >> NWK_ADDR_BITS[net_type as usize];
-                Some(id & low_bits(NWK_ID_BITS[net_type as usize]))
+                let id = self.0 >> nwk_addr_bits(net_type);
+                Some(id & low_bits(nwk_id_bits(net_type)))
             }
             None => None,
         }
@@ -283,15 +282,16 @@ impl DevAddr {
     /// The device part of the address; `None` for `ff......`.
     pub const fn nwk_addr(self) -> Option<u32> {
         match self.net_type() {
-            Some(net_type) => Some(self.0 & low_bits(NWK_ADDR_BITS[net_type as usize])),
+            Some(net_type) => Some(self.0 & low_bits(nwk_addr_bits(net_type))),
             None => None,
         }
     }
 
     /// Whether the address is one of the network's.
     pub const fn is_in_net(self, net_id: NetId) -> bool {
-        let (prefix, shared_bits) = net_id.dev_addr_prefix();
-        self.0 >> (32 - shared_bits as u32) == prefix.0 >> (32 - shared_bits as u32)
+        let (prefix, _) = net_id.dev_addr_prefix();
+        let nwk_addr_bits = nwk_addr_bits(net_id.net_type());
+        self.0 >> nwk_addr_bits == prefix.0 >> nwk_addr_bits
     }
 }
 
@@ -321,8 +321,8 @@ const fn le24_bytes(number: u32) -> [u8; 3] {
     [low, middle, high]
 }
 
-const fn low_bits(count: u32) -> u32 {
-    (1 << count) - 1
+const fn low_bits(count: u8) -> u32 {
+    !(u32::MAX << count)
 }
 
 /// The leading ones of an address of this type, and the zero behind them.
@@ -330,7 +330,31 @@ const fn type_prefix(net_type: u8) -> u32 {
     !(u32::MAX >> net_type)
 }
 
+/// Bits of an address that name the network, by type of network (TS002-1.1.0 §13).
+const fn nwk_id_bits(net_type: u8) -> u8 {
+    match net_type {
+        0 | 1 => 6,
+        2 => 9,
+        3 => 11,
+        4 => 12,
+        5 => 13,
+        6 => 15,
+        _ => 17,
+    }
+}
+
+/// Bits of an address that name the device, by type of network (TS002-1.1.0 §13).
+const fn nwk_addr_bits(net_type: u8) -> u8 {
+    match net_type {
+        0 => 25,
+        1 => 24,
+        2 => 20,
+        3 => 17,
+        4 => 15,
+        5 => 13,
+        6 => 10,
+        _ => 7,
+    }
+}
+
 const VALUE_CHARS_MAX: usize = 64;
-/// By type of network, TS002-1.1.0 §13.
-const NWK_ID_BITS: [u32; 8] = [6, 6, 9, 11, 12, 13, 15, 17];
-const NWK_ADDR_BITS: [u32; 8] = [25, 24, 20, 17, 15, 13, 10, 7];

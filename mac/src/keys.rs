@@ -140,7 +140,7 @@ fn parse(text: &str, what: &'static str) -> Result<[u8; 16], KeyError> {
         let digit = character
             .to_digit(16)
             .and_then(|digit| u8::try_from(digit).ok())
-            .ok_or(KeyError::NotHex { what, position: index + 1 })?;
+            .ok_or_else(|| KeyError::NotHex { what, position: index.saturating_add(1) })?;
         if let Some(byte) = bytes.get_mut(index / 2) {
             *byte = *byte << 4 | digit;
         }

@@ -3,6 +3,22 @@
 //! The crate is pure. It names no clock, no randomness, no socket, no database; time and random numbers are
 //! arguments. What it decides, others carry out.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::allow_attributes_without_reason,
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 pub mod adr;
 pub mod airtime;
 pub mod command;

@@ -165,7 +165,7 @@ pub fn verify_join_request(phy: &[u8], app_key: &AppKey) -> bool {
 
 /// Makes a 1.0.x data frame. `None`: too long, port 0, or a payload without a port.
 pub fn data(frame: &PlainData<'_>, nwk_s_key: &Key, app_s_key: &AppSKey) -> Option<Vec<u8>> {
-    if frame.f_port == Some(0) || FRAME_LEN_WITH_PORT + frame.payload.len() > PHY_LEN_MAX {
+    if frame.f_port == Some(0) || frame.payload.len().saturating_add(FRAME_LEN_WITH_PORT) > PHY_LEN_MAX {
         return None;
     }
     let uplink = frame.direction == Direction::Up;

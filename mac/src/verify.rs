@@ -139,8 +139,8 @@ impl<'a> VerifiedUplink<'a> {
 /// How far a frame's counter lies ahead of the last one: the order in which candidates are tried. A counter that is used
 /// up comes last.
 pub fn forward_gap(wire: WireFCnt, last: Option<FCntUp>) -> u32 {
-    let guess = guess_fcnt_up(wire, last).map(FCntUp::value);
-    guess.map_or(u32::MAX, |guess| guess - last.map_or(0, FCntUp::value))
+    let last_value = last.map_or(0, FCntUp::value);
+    guess_fcnt_up(wire, last).and_then(|guess| guess.value().checked_sub(last_value)).unwrap_or(u32::MAX)
 }
 
 /// What a frame is to a candidate: the counter is the smallest that is not behind the last one, and the MIC proves it.

@@ -52,6 +52,21 @@ fn a_counter_that_is_used_up_takes_no_frame_after_its_last() {
     assert_eq!(forward_gap(WireFCnt::new(0), Some(FCntUp::new(u32::MAX))), u32::MAX);
 }
 
+/// FCNT-002: the gap only sorts candidates, so it has an answer for every counter.
+#[test]
+fn the_forward_gap_is_what_the_counter_advances_and_the_widest_there_is_when_it_cannot() {
+    let gap = |wire, last: Option<u32>| forward_gap(WireFCnt::new(wire), last.map(FCntUp::new));
+    for last in [0, 1, 0xfffe, 0xffff, 0x1_0000, 0x7fff_ffff, 0xfffe_ffff, 0xffff_0000, u32::MAX - 1, u32::MAX]
+    {
+        for step in [0, 1, 2, 0x7fff, 0xfffe, 0xffff] {
+            let sent = last.wrapping_add(step);
+            let expected = if sent < last { u32::MAX } else { step };
+            assert_eq!(gap(FCntUp::new(sent).wire().value(), Some(last)), expected, "{last} + {step}");
+        }
+    }
+    assert_eq!(gap(0xffff, None), 0xffff);
+}
+
 #[test]
 fn the_last_frame_again_is_a_repeat() {
     let phy = phy(7);

@@ -368,7 +368,7 @@ fn state_of(device: &Device) -> v1::DeviceState {
         nb_trans: u32::from(mac.nb_trans),
         rx1_delay_s: u32::from(mac.rx1_delay_s),
         pending_sessions,
-        session_started_at_us: Some(i64::from(mac.started_at_s) * 1_000_000),
+        session_started_at_us: Some(i64::from(mac.started_at_s).saturating_mul(1_000_000)),
     }
 }
 

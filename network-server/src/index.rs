@@ -174,6 +174,7 @@ impl DevAddrIndex {
         }
     }
 
+    #[allow(clippy::indexing_slicing, reason = "the remainder is below the number of shards")]
     fn shard(&self, dev_addr: DevAddr) -> &RwLock<HashTable<Box<Candidate>>> {
         // The low bits are NwkAddr and spread well.
         &self.shards[dev_addr.value() as usize % LOCKS]

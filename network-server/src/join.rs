@@ -315,7 +315,7 @@ impl Joins {
         let place = Place { in_work: &self.in_work, dev_eui };
         let mut in_work = self.in_work.lock();
         let count = in_work.entry(dev_eui).or_default();
-        *count += 1;
+        *count = count.saturating_add(1);
         let fits = *count <= JOINS_PER_DEVICE_MAX;
         drop(in_work);
         fits.then_some(place)
@@ -331,7 +331,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut in_work = self.in_work.lock();
         if let Some(count) = in_work.get_mut(&self.dev_eui) {
-            *count -= 1;
+            *count = count.saturating_sub(1);
             if *count == 0 {
                 in_work.remove(&self.dev_eui);
             }

@@ -4,6 +4,22 @@
 //! (dedup, decide) → the journal of `store` (commit) → `downlink` (effects). Joins leave at `ingest` for `join`.
 //! The app-bridge reaches all of it through `control`, which implements `proto::port::NetworkPort`.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::allow_attributes_without_reason,
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 pub mod budget;
 pub mod control;
 pub mod drops;

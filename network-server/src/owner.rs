@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use mac::dedup::{Closed, Counter, Dedup, DedupLimits, FrameId, Handled, Reception};
 use mac::drop_reason::DropReason;
 use mac::ids::{DevEui, GatewayEui};
+use mac::region::RX2_AFTER_RX1_S;
 use mac::session::Session;
 use mac::units::Mono;
 use mac::uplink::{self, QueueHint};
@@ -289,7 +290,7 @@ impl Owner {
         };
         let id = FrameId::Data { session: session.id, fcnt: copy.proof.fcnt(), content: copy.proof.content() };
         // The delay the profile asks for may be in force already: this very frame may carry the device's answer.
-        let asked_ms = (u64::from(profile.rx_delay_s) + 1) * 1_000;
+        let asked_ms = u64::from(profile.rx_delay_s.saturating_add(RX2_AFTER_RX1_S)) * 1_000;
         let late_ms = session.rx2_delay_ms().max(asked_ms);
         match self.uplinks.handle(id, counter, copy.clone(), late_ms, now) {
             Handled::Opened => {
@@ -566,6 +567,7 @@ impl Turn {
 
 impl Shared {
     /// Waits for the turn of a device.
+    #[allow(clippy::indexing_slicing, reason = "an owner is below the number of turns")]
     pub(crate) async fn turn(&self, dev_eui: DevEui) -> tokio::sync::MutexGuard<'_, ()> {
         self.turns[owner_of(dev_eui, self.turns.len())].lock().await
     }

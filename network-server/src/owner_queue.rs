@@ -75,7 +75,7 @@ impl OwnerQueue {
 pub(crate) fn owner_of(dev_eui: DevEui, owners: usize) -> usize {
     // Fibonacci hashing: EUIs of one maker differ in their low bits only.
     let shard = dev_eui.value().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
-    usize::try_from(shard % SHARDS).unwrap_or(0) % owners.max(1)
+    usize::try_from(shard % SHARDS).unwrap_or(0).checked_rem(owners).unwrap_or(0)
 }
 
 /// Runs something on the owner of a device, in turn with its frames; `None`: the owner is gone, or overloaded for seconds.

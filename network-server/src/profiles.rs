@@ -74,7 +74,7 @@ pub(crate) fn from_message(message: &v1::Profile) -> Result<Profile, String> {
     let mut sub_bands = 0u8;
     for band in &message.sub_bands {
         match band {
-            1..=8 => sub_bands |= 1 << (band - 1),
+            1..=8 => sub_bands |= 1 << band.saturating_sub(1),
             other => return Err(format!("sub-band {other} does not exist; they are 1 to 8")),
         }
     }

@@ -21,7 +21,7 @@ pub(crate) fn reception(copy: &GatewayUplink, at: Timestamp, late: bool) -> pb::
         rssi_ddbm: tenths(copy.rssi_dbm),
         snr_ddb: copy.snr_db.map(tenths),
         tmst_us: copy.tmst_us,
-        received_offset_us: copy.received_at.us() - at.us(),
+        received_offset_us: copy.received_at.us().saturating_sub(at.us()),
         gateway_time_us: copy.gateway_time.map(Timestamp::us),
         fine_time_ns: copy.fine_time_ns,
         antenna: u32::from(copy.antenna),

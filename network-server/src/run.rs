@@ -347,7 +347,7 @@ async fn load(
         gateways.put(gateway_config(GatewayEui::new(eui), &message));
     }
     let count = owners.len();
-    let mut devices = 0;
+    let mut devices = 0_u64;
     tables
         .load_devices(|row| {
             let dev_eui = DevEui::new(row.dev_eui);
@@ -366,12 +366,12 @@ async fn load(
             };
             if let Some(owner) = owners.get_mut(owner_of(dev_eui, count)) {
                 owner.devices.insert(dev_eui, Box::new(device));
-                devices += 1;
+                devices = devices.saturating_add(1);
             }
         })
         .await?;
     let mut failed = None;
-    let mut sessions = 0;
+    let mut sessions = 0_u64;
     tables
         .load_sessions(|row| {
             let dev_eui = DevEui::new(row.dev_eui);
@@ -381,7 +381,7 @@ async fn load(
                 Some(session) => {
                     let profile = device.profile.load();
                     shared.index.put(Candidate::new(&session, &profile, device.allow_fcnt_reset));
-                    sessions += 1;
+                    sessions = sessions.saturating_add(1);
                     // Of two live ones, which a crash between two commits could leave, the newer counts.
                     let newer = |known: &Session| known.mac.started_at_s < session.mac.started_at_s;
                     if session.mac.pending {

@@ -83,7 +83,7 @@ impl Transmitter {
                     continue;
                 }
                 let sent = self.try_way(frame, copy, window, tries).await;
-                tries += 1;
+                tries = tries.saturating_add(1);
                 let goes_on = planted(Bug::NextWindowAfterSilence) && matches!(sent, Sent::Unknown { .. });
                 if !goes_on && !matches!(sent, Sent::Failed { .. }) {
                     return sent;
@@ -105,7 +105,7 @@ impl Transmitter {
         // Half of it was spent on the way here, the other half is needed on the way back.
         let on_the_way = Duration::try_from_secs_f32(round_trip_ms / 1_000.0).unwrap_or_default();
         let opens = copy.received.plus_ms(u64::from(window.delay_s) * 1_000);
-        let lead = Duration::from_millis(GATEWAY_LEAD_MS) + on_the_way;
+        let lead = on_the_way.saturating_add(Duration::from_millis(GATEWAY_LEAD_MS));
         let lead_us = u64::try_from(lead.as_micros()).unwrap_or(u64::MAX);
         self.now().plus_us(lead_us) <= opens
     }
@@ -209,7 +209,7 @@ fn opens_at_us(tmst_us: u32, delay_s: u8) -> u32 {
         return tmst_us.saturating_add(delay_us);
     }
     if planted(Bug::RxDelayOff) {
-        return tmst_us.wrapping_add(delay_us + 1_000_000);
+        return tmst_us.wrapping_add(delay_us).wrapping_add(1_000_000);
     }
     tmst_us.wrapping_add(delay_us)
 }

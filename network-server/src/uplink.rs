@@ -67,7 +67,7 @@ pub(crate) fn was_kept(copy: &GatewayUplink) -> bool {
 fn arrival_gps_us(copy: &GatewayUplink, round_trip_ms: Option<f32>) -> i64 {
     let way_here = Duration::try_from_secs_f32(round_trip_ms.unwrap_or(0.0) / 2_000.0).unwrap_or_default();
     let way_here_us = i64::try_from(way_here.as_micros()).unwrap_or(0);
-    mac::gps::gps_from_unix_us(copy.received_at.us() - way_here_us)
+    mac::gps::gps_from_unix_us(copy.received_at.us().saturating_sub(way_here_us))
 }
 
 /// The round trip to the gateway of a frame that may ask for the time; others are not worth the look.

@@ -1,5 +1,21 @@
 //! The messages of loam, public (`loam.v1`) and between roles (`loam.internal.v1`), and the ports the roles talk through.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::allow_attributes_without_reason,
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 pub mod link;
 pub mod mark;
 pub mod port;

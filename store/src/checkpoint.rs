@@ -110,7 +110,7 @@ async fn write_rows(db: &Db, merge: Merge, haste: Haste) -> Result<Vec<Keyed>, S
         on_engine!(db, db => db.write_sessions(chunk).await)?;
         seam::crash_point("store.checkpoint.between");
         if haste == Haste::Gentle {
-            tokio::time::sleep((started.elapsed() * 4).min(REST_MAX)).await;
+            tokio::time::sleep(started.elapsed().saturating_mul(4).min(REST_MAX)).await;
         }
     }
     Ok(conditional)

@@ -13,6 +13,22 @@
 //! The rows lie on an engine: SQLite on a thread of its own ([`Store::open`]), or a disk in memory with planned faults for a simulated
 //! world ([`Store::open_in_memory`]). What an engine has to do is in `db.rs`; `tests/shared` holds each to the same stories.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::allow_attributes_without_reason,
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod bridge;
 mod checkpoint;
 mod db;

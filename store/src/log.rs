@@ -70,7 +70,7 @@ impl EventLog {
     ///
     /// Where the server's clock was set back, events near that moment may be missed or come early.
     pub async fn seq_at_time(&self, received_at_us: i64) -> Result<u64, StoreError> {
-        let next = self.head() + 1;
+        let next = self.head().saturating_add(1);
         let found = self.seek_time(received_at_us).await?;
         Ok(found.map_or(next, |seq| seq.max(self.earliest())))
     }
@@ -87,7 +87,9 @@ impl EventLog {
             let before = found.len();
             for (first_seq, body) in rows {
                 let numbered = (first_seq..).zip(records(&body)?).filter(|(seq, _)| *seq > after);
-                found.extend(numbered.take(max - found.len()).map(|(seq, record)| (seq, Arc::new(record))));
+                found.extend(
+                    numbered.take(max.saturating_sub(found.len())).map(|(seq, record)| (seq, Arc::new(record))),
+                );
                 if found.len() == max {
                     break;
                 }
@@ -106,14 +108,14 @@ impl EventLog {
             return Ok(None);
         };
         let mut low = first;
-        let mut high = last + 1;
+        let mut high = last.saturating_add(1);
         while low < high {
-            let middle = low + (high - low) / 2;
+            let middle = low.midpoint(high);
             // A row the retention has just removed is older than anything asked for.
             if on_engine!(&self.db, db => db.at_us_max(middle).await)?.is_some_and(|newest| newest >= at_us) {
                 high = middle;
             } else {
-                low = middle + 1;
+                low = middle.saturating_add(1);
             }
         }
         // Receptions are committed a window after they came, so neighbours overlap.

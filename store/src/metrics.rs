@@ -56,7 +56,9 @@ impl Metrics {
     pub(crate) fn observe_commit(&self, took: Duration) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = COMMIT_LATENCY_BUCKETS_US.partition_point(|&bound| bound < us);
-        add(&self.commit_latency[bucket], 1);
+        if let Some(commits) = self.commit_latency.get(bucket) {
+            add(commits, 1);
+        }
         add(&self.commit_us, us);
         add(&self.commits, 1);
     }
@@ -70,7 +72,7 @@ impl Metrics {
             records: read(&self.records),
             bytes: read(&self.bytes),
             commit_us: read(&self.commit_us),
-            commit_latency: std::array::from_fn(|i| read(&self.commit_latency[i])),
+            commit_latency: self.commit_latency.each_ref().map(read),
             queued_submissions,
             table_commits: read(&self.table_commits),
             table_writes: read(&self.table_writes),

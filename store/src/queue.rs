@@ -204,10 +204,11 @@ impl<J: Job + ?Sized> Queue<J> {
 
     /// Waits on this thread before a commit is tried again. False: the store is closing and waiting longer helps nobody.
     pub(crate) fn pause_blocking(&self, duration: Duration) -> bool {
-        let until = Instant::now() + duration;
+        let started = Instant::now();
         let mut state = self.state.lock();
         while !state.closing {
-            if self.work.threads.wait_until(&mut state, until.into_std()).timed_out() {
+            let left = duration.saturating_sub(started.elapsed());
+            if self.work.threads.wait_for(&mut state, left).timed_out() {
                 return true;
             }
         }
@@ -216,12 +217,12 @@ impl<J: Job + ?Sized> Queue<J> {
 
     /// Waits like [`Self::pause_blocking`], as a task.
     pub(crate) async fn pause(&self, duration: Duration) -> bool {
-        let until = Instant::now() + duration;
+        let until = Instant::now().checked_add(duration);
         while !self.is_closing() {
-            if Instant::now() >= until {
+            if until.is_some_and(|until| Instant::now() >= until) {
                 return true;
             }
-            self.work.sleep(Some(until)).await;
+            self.work.sleep(until).await;
         }
         false
     }
@@ -298,7 +299,7 @@ fn due(waiting: usize, full: usize, last: Option<Instant>, gather: Duration, now
     match waiting {
         0 => None,
         n if n >= full => Some(now),
-        _ => Some(last.map_or(now, |last| last + gather)),
+        _ => Some(last.and_then(|last| last.checked_add(gather)).unwrap_or(now)),
     }
 }
 

@@ -62,7 +62,7 @@ pub(crate) async fn pass(db: &Db, options: &StoreOptions, now_us: i64) -> Result
     let end_bytes = shared.end_bytes.load(Ordering::Relaxed);
     let mut begin_bytes = shared.removed_bytes.load(Ordering::Relaxed);
     let mut last = None;
-    let mut count = 0;
+    let mut count = 0_u64;
     for row in rows {
         let too_old = row.at_us_max < oldest_us;
         let too_much = end_bytes.saturating_sub(begin_bytes) > options.retention_max_bytes;
@@ -71,7 +71,7 @@ pub(crate) async fn pass(db: &Db, options: &StoreOptions, now_us: i64) -> Result
         }
         begin_bytes = row.end_bytes;
         last = Some(row);
-        count += 1;
+        count = count.saturating_add(1);
     }
     let Some(last) = last else {
         return Ok(0);

@@ -43,7 +43,7 @@ impl JournalRow {
         let mut effects = Vec::with_capacity(count);
         for submission in submissions {
             if let Some(call) = submission.done {
-                effects.push((call, standing.next_seq + body.records.len() as u64));
+                effects.push((call, standing.next_seq.saturating_add(body.records.len() as u64)));
             }
             body.records.extend(submission.records);
             body.deltas.extend(submission.deltas);
@@ -52,12 +52,12 @@ impl JournalRow {
         let now_us = seam::wall_us();
         let bytes = body.encode_to_vec();
         let row = Self {
-            batch: standing.batch + 1,
+            batch: standing.batch.saturating_add(1),
             first_seq: standing.next_seq,
             epoch: standing.epoch,
             at_us_min: times.clone().min().unwrap_or(now_us),
             at_us_max: times.max().unwrap_or(now_us),
-            end_bytes: standing.end_bytes + bytes.len() as u64 + ROW_OVERHEAD,
+            end_bytes: standing.end_bytes.saturating_add(bytes.len() as u64).saturating_add(ROW_OVERHEAD),
             body: bytes,
             records: body.records,
             submissions: count,
@@ -72,7 +72,7 @@ impl JournalRow {
 
     /// The first sequence behind it.
     pub(crate) fn next_seq(&self) -> u64 {
-        self.first_seq + self.count()
+        self.first_seq.saturating_add(self.count())
     }
 
     /// Whether the row found under its number is this one, written by an attempt that was reported as failed.

@@ -31,6 +31,7 @@ impl Sealer {
     }
 
     /// Seals `plain` for one owner (`id`: a DevEUI, a session id) and purpose. The result is 29 bytes longer.
+    #[allow(clippy::expect_used, reason = "the cipher refuses only messages of 64 GiB")]
     pub fn seal(&self, purpose: &str, id: u64, plain: &[u8]) -> Vec<u8> {
         let nonce: [u8; NONCE_LEN] = seam::random();
         let aad = associated_data(purpose, id, KEY_VERSION);
@@ -38,7 +39,7 @@ impl Sealer {
             .cipher
             .encrypt(&Nonce::from(nonce), Payload { msg: plain, aad: &aad })
             .expect("AES-GCM refuses only messages of 64 GiB");
-        let mut sealed = Vec::with_capacity(1 + NONCE_LEN + body.len());
+        let mut sealed = Vec::with_capacity(body.len().saturating_add(1 + NONCE_LEN));
         sealed.push(KEY_VERSION);
         sealed.extend_from_slice(&nonce);
         sealed.extend_from_slice(&body);
@@ -102,7 +103,7 @@ pub(crate) fn random_key<const N: usize>() -> Zeroizing<[u8; N]> {
 }
 
 fn associated_data(purpose: &str, id: u64, version: u8) -> Vec<u8> {
-    let mut aad = Vec::with_capacity(purpose.len() + 10);
+    let mut aad = Vec::with_capacity(purpose.len().saturating_add(10));
     aad.extend_from_slice(purpose.as_bytes());
     aad.push(0);
     aad.extend_from_slice(&id.to_be_bytes());

@@ -72,7 +72,7 @@ pub(crate) struct Fields {
 
 impl Merge {
     pub(crate) fn len(&self) -> usize {
-        self.cleared.len() + self.changes.len()
+        self.cleared.len().saturating_add(self.changes.len())
     }
 
     /// Adds the next delta in the order of the journal.

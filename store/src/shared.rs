@@ -42,7 +42,7 @@ impl Shared {
         Self {
             tail: Tail::new(options.tail_bytes),
             metrics: Metrics::default(),
-            head: Head::new(opened.next_seq - 1),
+            head: Head::new(opened.next_seq.saturating_sub(1)),
             earliest: AtomicU64::new(opened.earliest_seq),
             readiness: watch::Sender::new(Readiness::Ready),
             batch: AtomicU64::new(opened.batch),

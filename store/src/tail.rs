@@ -28,7 +28,7 @@ struct Batch {
 
 impl Batch {
     fn next_seq(&self) -> u64 {
-        self.first_seq + self.records.len() as u64
+        self.first_seq.saturating_add(self.records.len() as u64)
     }
 }
 
@@ -46,12 +46,12 @@ impl Tail {
         let records = records.into_iter().map(Arc::new).collect();
         let mut gone = Vec::new();
         let mut ring = self.ring.write();
-        ring.bytes += bytes;
+        ring.bytes = ring.bytes.saturating_add(bytes);
         ring.batches.push_back(Batch { first_seq, records, bytes });
         // The newest batch stays whatever its size: a reader at the head must find it.
         while ring.bytes > self.bytes_max && ring.batches.len() > 1 {
             if let Some(batch) = ring.batches.pop_front() {
-                ring.bytes -= batch.bytes;
+                ring.bytes = ring.bytes.saturating_sub(batch.bytes);
                 gone.push(batch);
             }
         }
@@ -83,22 +83,27 @@ impl Tail {
 
 /// Memory a record takes, about.
 fn footprint(record: &Record) -> usize {
-    let receptions = |list: &Vec<ReceptionRecord>| list.capacity() * size_of::<ReceptionRecord>();
+    let receptions = |list: &Vec<ReceptionRecord>| list.capacity().saturating_mul(size_of::<ReceptionRecord>());
     let inner = match &record.kind {
         Some(Kind::Uplink(uplink)) => {
             let coding_rate = uplink.modulation.as_ref().map_or(0, |m| m.coding_rate.capacity());
-            receptions(&uplink.receptions) + uplink.frm_payload.len() + coding_rate
+            receptions(&uplink.receptions).saturating_add(uplink.frm_payload.len()).saturating_add(coding_rate)
         }
         Some(Kind::Receptions(update)) => receptions(&update.receptions),
-        Some(Kind::Join(join)) => {
-            receptions(&join.receptions) + join.wrapped_app_s_key.len() + join.kek_label.capacity()
+        Some(Kind::Join(join)) => receptions(&join.receptions)
+            .saturating_add(join.wrapped_app_s_key.len())
+            .saturating_add(join.kek_label.capacity()),
+        Some(Kind::Downlink(downlink)) => {
+            downlink.item_id.capacity().saturating_add(downlink.reason.capacity())
         }
-        Some(Kind::Downlink(downlink)) => downlink.item_id.capacity() + downlink.reason.capacity(),
         Some(Kind::Gateway(gateway)) => gateway.detail.capacity(),
-        Some(Kind::Error(error)) => error.code.capacity() + error.message.capacity() + error.item_id.capacity(),
+        Some(Kind::Error(error)) => {
+            let text = error.message.capacity().saturating_add(error.item_id.capacity());
+            error.code.capacity().saturating_add(text)
+        }
         Some(Kind::DeviceStatus(_)) | None => 0,
     };
-    size_of::<Record>() + ALLOCATION_OVERHEAD + inner
+    inner.saturating_add(size_of::<Record>()).saturating_add(ALLOCATION_OVERHEAD)
 }
 
 /// The counters of an `Arc`, its place in the batch and the allocator's own words.

@@ -53,7 +53,7 @@ pub(crate) struct Writer<M: Medium> {
 
 impl<M: Medium> Writer<M> {
     pub(crate) fn new(medium: M, queue: Arc<Queue<M::Job>>, shared: Arc<Shared>) -> Self {
-        let next_seq = shared.head.seq() + 1;
+        let next_seq = shared.head.seq().saturating_add(1);
         Self { medium, queue, shared, next_seq, batch_waits: false }
     }
 
@@ -102,7 +102,7 @@ impl<M: Medium> Writer<M> {
                 if self.medium.insert(&row).await.is_ok() {
                     break;
                 }
-                let submissions = row.submissions + self.queue.len();
+                let submissions = row.submissions.saturating_add(self.queue.len());
                 tracing::error!(submissions, error = %error.with_source(), "closed with steps that were not written");
                 return Err(StoreError::Unwritten { submissions });
             }
@@ -135,7 +135,7 @@ impl<M: Medium> Writer<M> {
         self.next_seq = row.next_seq();
         if !row.records.is_empty() {
             shared.tail.push(row.first_seq, row.records);
-            shared.head.move_to(self.next_seq - 1);
+            shared.head.move_to(self.next_seq.saturating_sub(1));
         }
         seam::crash_point("store.journal.head_moved");
         for (done, first_seq) in effects {

@@ -134,6 +134,74 @@ fn keys_and_mics_are_compared_in_constant_time_and_keys_are_wiped() {
     }
 }
 
+/// The lints are denied at the root of each crate that reads what others wrote, so no file of it escapes. An exception is proven where it
+/// stands, and is in this list.
+#[test]
+fn what_others_write_is_read_without_panics_indexing_and_unchecked_arithmetic() {
+    let exceptions = BTreeSet::from([
+        ("app-bridge/src/api/provision.rs", "indexing_slicing"),
+        ("app-bridge/src/decode.rs", "expect_used"),
+        ("app-bridge/src/queue/mod.rs", "indexing_slicing"),
+        ("app-bridge/src/serve.rs", "expect_used"),
+        ("cli/src/demo.rs", "arithmetic_side_effects"),
+        ("cli/src/demo.rs", "indexing_slicing"),
+        ("cli/src/serve/parts.rs", "expect_used"),
+        ("join-server/src/server.rs", "indexing_slicing"),
+        ("mac/src/airtime.rs", "arithmetic_side_effects"),
+        ("mac/src/duty.rs", "indexing_slicing"),
+        ("mac/src/region/as923.rs", "arithmetic_side_effects"),
+        ("mac/src/region/fixed.rs", "arithmetic_side_effects"),
+        ("mac/src/region/fixed.rs", "indexing_slicing"),
+        ("network-server/src/index.rs", "indexing_slicing"),
+        ("network-server/src/owner.rs", "indexing_slicing"),
+        ("store/src/seal.rs", "expect_used"),
+    ]);
+    let mut found = BTreeSet::new();
+    for krate in ["app-bridge", "cli", "join-server", "mac", "network-server", "proto", "store"] {
+        let head = std::fs::read_to_string(root().join(krate).join("src/lib.rs")).expect("readable");
+        let head: String = head.split_whitespace().collect();
+        let denied = head.split("#![cfg_attr(not(test),deny(").nth(1).and_then(|rest| rest.split("))]").next());
+        let denied: Vec<&str> = denied.unwrap_or_default().split(',').collect();
+        assert_eq!(denied, NO_PANIC.map(|lint| format!("clippy::{lint}")), "{krate}");
+        for file in rust_files(&root().join(krate).join("src")) {
+            let text = std::fs::read_to_string(&file).expect("readable").replace("[expect(", "[allow(");
+            let name = file.strip_prefix(root()).expect("in the repository").to_string_lossy().into_owned();
+            // Without a reason it stands in a test: elsewhere a lint asks for one.
+            let allowed = text.split("allow(").skip(1).filter_map(|rest| rest.split(")]").next());
+            for allow in allowed.filter(|allow| allow.contains("reason = ")) {
+                let lints = NO_PANIC.iter().filter(|lint| allow.contains(&format!("clippy::{lint}")));
+                found.extend(lints.map(|lint| (name.clone(), *lint)));
+            }
+        }
+    }
+    assert_eq!(found.iter().map(|(name, lint)| (name.as_str(), *lint)).collect::<BTreeSet<_>>(), exceptions);
+}
+
+#[test]
+fn no_crate_escapes_the_ban_on_unsafe_code() {
+    let manifest = |folder: &Path| std::fs::read_to_string(folder.join("Cargo.toml")).expect("readable");
+    let workspace = manifest(&root());
+    let lints = workspace.split("[workspace.lints.rust]").nth(1).expect("the workspace has lints");
+    let lints = lints.split("\n[").next().expect("the first part");
+    assert!(lints.contains("\nunsafe_code = \"forbid\"\n"), "the workspace does not forbid it");
+
+    let metadata = metadata();
+    let mut crates = BTreeSet::new();
+    for package in packages(&metadata).iter().filter(|p| p["source"].is_null()) {
+        let folder = Path::new(package["manifest_path"].as_str().expect("a path")).parent().expect("a folder");
+        let lints = "\n[lints]\nworkspace = true\n";
+        assert!(manifest(folder).contains(lints), "{} does not take the workspace's lints", folder.display());
+        crates.insert(folder.to_owned());
+    }
+    for entry in std::fs::read_dir(root()).expect("readable") {
+        let folder = entry.expect("readable").path();
+        if folder.join("Cargo.toml").exists() && !crates.contains(&folder) {
+            let lints = "\n[lints.rust]\nunsafe_code = \"forbid\"\n";
+            assert!(manifest(&folder).contains(lints), "{} does not forbid it", folder.display());
+        }
+    }
+}
+
 /// A simulation replaces both in `seam`; a second door would make it see another world than the roles.
 #[test]
 fn roles_ask_only_the_seam_for_the_wall_clock_and_for_randomness() {
@@ -238,6 +306,20 @@ fn every_fuzz_target_has_a_small_corpus_that_the_tests_replay() {
     }
     assert!(bytes < 2_000_000, "the corpus has {bytes} bytes");
 }
+
+/// What the root of a crate denies that reads what others wrote; CONTRIBUTING.md tells what stands in its place.
+const NO_PANIC: [&str; 10] = [
+    "allow_attributes_without_reason",
+    "arithmetic_side_effects",
+    "expect_used",
+    "indexing_slicing",
+    "panic",
+    "string_slice",
+    "todo",
+    "unimplemented",
+    "unreachable",
+    "unwrap_used",
+];
 
 /// What stands above the README's words in the example.
 const EXAMPLE_HEAD: &str =

@@ -62,7 +62,8 @@ impl ApplicationService for ApplicationApi {
         let request = request.into_inner();
         let size = validate::page_size(request.page_size)?;
         let after = validate::page_token_id(&request.page_token)?;
-        let mut rows = self.tables.applications(after, size + 1).await.map_err(BridgeError::from)?;
+        let mut rows =
+            self.tables.applications(after, size.saturating_add(1)).await.map_err(BridgeError::from)?;
         let more = cut_page(&mut rows, size);
         let next_page_token = rows.last().filter(|_| more).map(|row| row.id.clone()).unwrap_or_default();
         let mut applications = Vec::with_capacity(rows.len());

@@ -75,7 +75,7 @@ impl DeviceService for DeviceApi {
                 Some(id)
             }
         };
-        let listed = self.provisioner.tables.devices(application_id, after, size + 1).await;
+        let listed = self.provisioner.tables.devices(application_id, after, size.saturating_add(1)).await;
         let mut rows = listed.map_err(BridgeError::from)?;
         let more = cut_page(&mut rows, size);
         let next_page_token = rows.last().filter(|_| more).map(|row| hex(row.dev_eui, 16)).unwrap_or_default();

@@ -91,7 +91,8 @@ impl DownlinkService for DownlinkApi {
         let dev_eui = validate::dev_eui("dev_eui", &request.dev_eui)?;
         let size = validate::page_size(request.page_size)?;
         let after = validate::page_token_number(&request.page_token)?.unwrap_or(0);
-        let listed = self.tables.downlinks(dev_eui, request.include_finished, after, size + 1).await;
+        let listed =
+            self.tables.downlinks(dev_eui, request.include_finished, after, size.saturating_add(1)).await;
         let mut rows = listed.map_err(BridgeError::from)?;
         let more = cut_page(&mut rows, size);
         let next_page_token = rows.last().filter(|_| more).map(|row| hex(row.position, 16)).unwrap_or_default();

@@ -70,7 +70,7 @@ impl EventApi {
 
     fn place(&self) -> Result<Place, Status> {
         let taken = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
-            (open < self.streams_max).then_some(open + 1)
+            (open < self.streams_max).then_some(open.saturating_add(1))
         });
         if taken.is_err() {
             return Err(Status::resource_exhausted(format!(

@@ -61,7 +61,7 @@ impl ProfileService for ProfileApi {
         let size = validate::page_size(request.page_size)?;
         let after = validate::page_token_id(&request.page_token)?;
         let mut profiles =
-            self.provisioner.tables.profiles(after, size + 1).await.map_err(BridgeError::from)?;
+            self.provisioner.tables.profiles(after, size.saturating_add(1)).await.map_err(BridgeError::from)?;
         let more = cut_page(&mut profiles, size);
         let next_page_token =
             profiles.last().filter(|_| more).map(|profile| profile.id.clone()).unwrap_or_default();

@@ -56,9 +56,10 @@ impl Provisioner {
     }
 
     /// Waits for the turn of a device: nobody else changes its registration while the guard lives.
+    #[allow(clippy::indexing_slicing, reason = "the remainder is below the number of turns")]
     pub(crate) async fn turn(&self, dev_eui: u64) -> MutexGuard<'_, ()> {
-        let index = usize::try_from((dev_eui ^ (dev_eui >> 32)) % TURNS).expect("below the number of turns");
-        self.turns.get(index).expect("the index is below the number of turns").lock().await
+        let index = usize::try_from((dev_eui ^ (dev_eui >> 32)) % TURNS).unwrap_or(0);
+        self.turns[index].lock().await
     }
 
     /// Waits for the turn of the profiles: nobody else changes one while the guard lives.
@@ -185,19 +186,19 @@ impl Provisioner {
         }
         loop {
             let rows = self.tables.unprovisioned_devices(DEVICES_AT_ONCE).await?;
-            let mut left = 0;
+            let mut left = 0_usize;
             for row in &rows {
                 let dev_eui = hex(row.dev_eui, 16);
                 match self.finish_device(row.dev_eui).await {
                     Ok(Finished::Whole) => {}
                     Ok(Finished::KeysMissing) => {
                         tracing::warn!(%dev_eui, "the creation of a device was cut off before its root keys were kept; create it again or set its keys");
-                        left += 1;
+                        left = left.saturating_add(1);
                     }
                     Err(error) => {
                         let error = refusal(error)?;
                         tracing::warn!(%error, %dev_eui, "another role refuses a device; change it or its profile");
-                        left += 1;
+                        left = left.saturating_add(1);
                     }
                 }
             }

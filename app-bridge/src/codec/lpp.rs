@@ -15,14 +15,14 @@ pub fn decode(bytes: &[u8]) -> Result<(String, Vec<String>), String> {
     let mut warnings = Vec::new();
     let mut rest = bytes;
     while let [channel, after_channel @ ..] = rest {
-        let at = bytes.len() - rest.len();
+        let at = bytes.len().saturating_sub(rest.len());
         let [type_id, tail @ ..] = after_channel else {
             return Err(format!("channel {channel} at byte {at} has no type: the payload ends there"));
         };
         let Some(kind) = KINDS.iter().find(|kind| kind.type_id == *type_id) else {
             return Err(format!(
                 "Cayenne LPP type {type_id} at byte {} (channel {channel}) is not known",
-                at + 1
+                at.saturating_add(1)
             ));
         };
         let len = kind.len();
@@ -138,9 +138,10 @@ impl Kind {
 
 impl Field {
     fn read(&self, bytes: &[u8]) -> Value {
-        let unsigned = bytes.iter().fold(0_i64, |value, byte| (value << 8) | i64::from(*byte));
-        let half = 1_i64 << (8 * self.len - 1);
-        let value = if self.signed && unsigned >= half { unsigned - 2 * half } else { unsigned };
+        // All ones in front of a negative number leave its value as it is.
+        let negative = self.signed && bytes.first().is_some_and(|byte| *byte >= 0x80);
+        let sign = if negative { -1 } else { 0 };
+        let value = bytes.iter().fold(sign, |value: i64, byte| (value << 8) | i64::from(*byte));
         if self.per_unit == 1 {
             return Value::Number(Number::from(value));
         }
@@ -151,12 +152,9 @@ impl Field {
     }
 
     fn write(&self, number: f64, bytes: &mut Vec<u8>) -> Result<(), String> {
-        let bits = i32::try_from(8 * self.len).map_err(|error| error.to_string())?;
-        let (lowest, highest) = if self.signed {
-            (-(2_f64.powi(bits - 1)), 2_f64.powi(bits - 1) - 1.0)
-        } else {
-            (0.0, 2_f64.powi(bits) - 1.0)
-        };
+        let len = i32::try_from(self.len).map_err(|error| error.to_string())?;
+        let span = 256_f64.powi(len);
+        let (lowest, highest) = if self.signed { (-span / 2.0, span / 2.0 - 1.0) } else { (0.0, span - 1.0) };
         let scaled = (number * f64::from(self.per_unit)).round();
         if !(lowest..=highest).contains(&scaled) {
             let per_unit = f64::from(self.per_unit);
@@ -164,7 +162,7 @@ impl Field {
         }
         #[allow(clippy::cast_possible_truncation, reason = "checked to fit 32 bits")]
         let wire = (scaled as i64).to_be_bytes();
-        bytes.extend(wire.iter().skip(wire.len() - self.len));
+        bytes.extend(wire.iter().skip(wire.len().saturating_sub(self.len)));
         Ok(())
     }
 }

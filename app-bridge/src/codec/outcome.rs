@@ -315,7 +315,7 @@ fn tame_json(text: String) -> Result<String, Stop> {
         match byte {
             b'"' => in_string = !in_string,
             b'\\' if in_string => {
-                let half = text.get(at..at + 4).is_some_and(|escape| {
+                let half = text.get(at..at.saturating_add(4)).is_some_and(|escape| {
                     let escape = escape.as_bytes();
                     escape.starts_with(b"\\ud")
                         && escape.last().is_some_and(|digit| !(b'0'..=b'7').contains(digit))
@@ -326,7 +326,7 @@ fn tame_json(text: String) -> Result<String, Stop> {
                 bytes.next();
             }
             b'{' | b'[' if !in_string => {
-                depth += 1;
+                depth = depth.saturating_add(1);
                 deepest = deepest.max(depth);
             }
             b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
@@ -346,7 +346,7 @@ fn tame_json(text: String) -> Result<String, Stop> {
     for at in halves {
         tame.push_str(text.get(from..at).unwrap_or_default());
         tame.push_str("\\ufffd");
-        from = at + "\\udxxx".len();
+        from = at.saturating_add("\\udxxx".len());
     }
     tame.push_str(text.get(from..).unwrap_or_default());
     Ok(tame)

@@ -449,7 +449,7 @@ impl Slot {
         }
         let had_ns = self.had_ns.load(Ordering::Relaxed);
         let spent_ns = self.thread.get().and_then(Watched::ns).map(|ns| ns.saturating_sub(had_ns));
-        spent_ns.is_none_or(|spent_ns| spent_ns > patience_ms * 500_000)
+        spent_ns.is_none_or(|spent_ns| spent_ns > patience_ms.saturating_mul(500_000))
     }
 }
 
@@ -463,7 +463,7 @@ fn start_worker(shared: &Arc<Shared>, first: Option<Job>) -> Option<Arc<Slot>> {
     let (worker_shared, worker_slot) = (Arc::clone(shared), Arc::clone(&slot));
     let started = std::thread::Builder::new()
         .name("codec".to_owned())
-        .stack_size(STACK_BYTES + shared.limits.stack_bytes)
+        .stack_size(shared.limits.stack_bytes.saturating_add(STACK_BYTES))
         .spawn(move || work(&worker_shared, &worker_slot, first));
     match started {
         Ok(_) => Some(slot),

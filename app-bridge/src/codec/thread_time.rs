@@ -11,7 +11,7 @@ pub(super) fn own_ns() -> u64 {
         return u64::MAX;
     };
     let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
-    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or(0)
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
 }
 
 /// A thread that others may ask about.
@@ -30,7 +30,7 @@ impl Watched {
 
     /// What it has had, nanoseconds, to a hundredth of a second; `None` where the system does not tell.
     pub(super) fn ns(&self) -> Option<u64> {
-        ticks(&std::fs::read_to_string(self.stat.as_ref()?).ok()?).map(|ticks| ticks * NS_A_TICK)
+        ticks(&std::fs::read_to_string(self.stat.as_ref()?).ok()?).map(|ticks| ticks.saturating_mul(NS_A_TICK))
     }
 }
 
@@ -39,7 +39,7 @@ fn ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace().skip(11);
     let [user, system]: [u64; 2] = [fields.next()?.parse().ok()?, fields.next()?.parse().ok()?];
-    Some(user + system)
+    user.checked_add(system)
 }
 
 /// Linux counts in hundredths of a second for whoever reads `/proc`.

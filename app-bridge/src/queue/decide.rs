@@ -52,7 +52,7 @@ pub(crate) fn choose(waiting: &[DownlinkRow], confirmed_under_way: bool, rooms: 
             choice.expire.push(index);
             continue;
         }
-        live += 1;
+        live = live.saturating_add(1);
         if choice.take.is_some() || held_back == Some(item.priority) {
             continue;
         }
@@ -155,7 +155,7 @@ fn unanswered(item: &DownlinkRow, why: &str, now_us: i64) -> Transition {
         let reason = format!("{why}; its deadline passed after {} of {ATTEMPTS_MAX} attempts", item.attempts);
         return Transition::ours(DownlinkState::Expired, reason, true);
     }
-    let reason = format!("{why}; attempt {} of {ATTEMPTS_MAX} follows", item.attempts + 1);
+    let reason = format!("{why}; attempt {} of {ATTEMPTS_MAX} follows", item.attempts.saturating_add(1));
     Transition::ours(DownlinkState::Queued, reason, false)
 }
 

@@ -220,7 +220,7 @@ impl Queue {
         let leased = DownlinkRow {
             state: DownlinkState::Leased as i32,
             lease: Some((session_id, fcnt_down)),
-            attempts: item.attempts + 1,
+            attempts: item.attempts.saturating_add(1),
             ..item.clone()
         };
         self.under_way.lock().entry(dev_eui).or_default().push(UnderWay::new(leased.clone()));

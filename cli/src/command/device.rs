@@ -343,7 +343,7 @@ fn state_fields<'a>(state: &v1::DeviceState) -> Vec<(&'a str, String)> {
 pub(super) fn battery_words(level: u32) -> String {
     match level {
         0 => "external power".to_owned(),
-        1..=254 => format!("{} %", (level * 100) / 254),
+        1..=254 => format!("{} %", level.saturating_mul(100) / 254),
         _ => "not measured".to_owned(),
     }
 }

@@ -95,7 +95,7 @@ pub(crate) async fn run(context: &Context, args: ImportArgs) -> Result<(), Failu
         return Err(Failure::usage(format!(
             "{} of {} rows are bad; nothing was created. Correct them, or pass --skip-bad to create the others",
             count_lines(&bad),
-            count_lines(&bad) + planned.len()
+            count_lines(&bad).saturating_add(planned.len())
         )));
     }
     let unchanged = planned.iter().filter(|(_, todo)| matches!(todo, Todo::Nothing)).count();
@@ -106,7 +106,7 @@ pub(crate) async fn run(context: &Context, args: ImportArgs) -> Result<(), Failu
         work.len()
     } else {
         let outcome = create_all(&client, &args, work, unchanged).await?;
-        bad_count += outcome.refused;
+        bad_count = bad_count.saturating_add(outcome.refused);
         outcome.created
     };
 
@@ -215,13 +215,14 @@ impl LineCounter<'_> {
         let start = position.and_then(|p| usize::try_from(p.byte()).ok()).unwrap_or(self.at);
         let bytes = self.text.as_bytes();
         while self.at < start || matches!(bytes.get(self.at), Some(b'\r' | b'\n')) {
-            match bytes.get(self.at) {
-                Some(b'\n') => self.line += 1,
-                Some(b'\r') if bytes.get(self.at + 1) != Some(&b'\n') => self.line += 1,
-                Some(_) => {}
-                None => break,
-            }
-            self.at += 1;
+            let ends_line = match bytes.get(self.at..) {
+                Some([b'\r', b'\n', ..]) => false,
+                Some([b'\n' | b'\r', ..]) => true,
+                Some([_, ..]) => false,
+                Some([]) | None => break,
+            };
+            self.line = self.line.saturating_add(u64::from(ends_line));
+            self.at = self.at.saturating_add(1);
         }
         self.line
     }
@@ -463,7 +464,7 @@ async fn create_all(
     while let Some((line, result)) = answers.next().await {
         let failure = match result {
             Ok(()) => {
-                outcome.created += 1;
+                outcome.created = outcome.created.saturating_add(1);
                 continue;
             }
             Err(failure) => failure,
@@ -474,7 +475,7 @@ async fn create_all(
         };
         if args.skip_bad && matches!(exit, Exit::Usage | Exit::NotFound | Exit::Refused) {
             complain(&format!("{}:{line}: {message}", args.file.display()));
-            outcome.refused += 1;
+            outcome.refused = outcome.refused.saturating_add(1);
             continue;
         }
         return Err(Failure::new(

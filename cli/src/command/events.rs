@@ -145,8 +145,11 @@ async fn tail(context: &Context, args: TailArgs) -> Result<(), Failure> {
         if !lost || tail.cursor.is_empty() || tail.args.no_reconnect || !tail.args.follow {
             return Err(failure);
         }
-        wait =
-            if tail.cursor == cursor_before { (wait * 2).min(RECONNECT_WAIT_MAX) } else { RECONNECT_WAIT_MIN };
+        wait = if tail.cursor == cursor_before {
+            wait.saturating_mul(2).min(RECONNECT_WAIT_MAX)
+        } else {
+            RECONNECT_WAIT_MIN
+        };
         complain(&format!("{failure}; connecting again in {} s", wait.as_secs_f32()));
         tokio::select! {
             () = stop.as_mut() => return Ok(()),
@@ -176,7 +179,7 @@ impl Tail<'_> {
             () = stop.as_mut() => return Ok(()),
             opened = opened => opened?,
         };
-        let mut idle_at = Instant::now() + IDLE_MAX;
+        let mut idle_at = moment_after(IDLE_MAX);
         let mut acknowledge_at = Instant::now();
         loop {
             tokio::select! {
@@ -195,10 +198,10 @@ impl Tail<'_> {
                         Err(status) => return Err(self.client.refusal(&status)),
                     };
                     if message.item.as_ref().is_some_and(|item| !matches!(item, Item::Heartbeat(_))) {
-                        idle_at = Instant::now() + IDLE_MAX;
+                        idle_at = moment_after(IDLE_MAX);
                     }
                     if !self.unacknowledged {
-                        acknowledge_at = Instant::now() + ACKNOWLEDGE_INTERVAL;
+                        acknowledge_at = moment_after(ACKNOWLEDGE_INTERVAL);
                     }
                     self.take(message)?;
                     if self.args.count.is_some_and(|count| self.written >= count) {
@@ -244,7 +247,7 @@ impl Tail<'_> {
                     event_person::event(event)
                 };
                 output.line(&line)?;
-                self.written += 1;
+                self.written = self.written.saturating_add(1);
             }
             Some(Item::Gap(gap)) => {
                 let line = if output.is_json() {
@@ -277,6 +280,12 @@ impl Tail<'_> {
         self.unacknowledged = false;
         Ok(())
     }
+}
+
+/// The moment so long from this one.
+fn moment_after(pause: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(pause).unwrap_or(now)
 }
 
 /// Ends when the person or the system wants the command to end.

@@ -107,7 +107,7 @@ impl Show {
             interrupt,
             terminate,
             started,
-            end: args.seconds.map(|seconds| started + Duration::from_secs(seconds)),
+            end: end_after(started, args.seconds),
             phase: Phase::Running,
         })
     }
@@ -330,6 +330,11 @@ fn painter() -> Painter {
     }
 }
 
+/// When a demo of so many seconds ends; never when that lies beyond all time.
+fn end_after(started: Instant, seconds: Option<u64>) -> Option<Instant> {
+    started.checked_add(Duration::from_secs(seconds?))
+}
+
 /// The terminal may be made wider or narrower at any time.
 fn screen_width() -> usize {
     comfy_table::Table::new().width().map_or(WIDTH_WITHOUT_TERMINAL, usize::from)
@@ -355,3 +360,17 @@ const SETTLE_MAX: Duration = Duration::from_secs(30);
 const STRAGGLERS_MAX: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(1);
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_demo_of_more_seconds_than_there_will_be_has_no_end() {
+        let started = Instant::now();
+
+        assert_eq!(end_after(started, Some(60)), Some(started + Duration::from_secs(60)));
+        assert_eq!(end_after(started, Some(u64::MAX)), None);
+        assert_eq!(end_after(started, None), None);
+    }
+}

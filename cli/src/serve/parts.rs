@@ -88,9 +88,10 @@ fn role_name(role: Role) -> &'static str {
 }
 
 /// A process with the join server alone asks nobody for frames.
+#[allow(clippy::expect_used, reason = "the word has 16 characters and more")]
 pub(crate) fn no_network() -> Arc<dyn NetworkPort> {
     let nowhere = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-    let token = RoleToken::parse("nobody-listens-there").expect("it has 16 characters and more");
+    let token = RoleToken::parse("nobody-listens-there").expect("it is long enough");
     Arc::new(RemoteNetwork::new(token.channel(nowhere)))
 }
 

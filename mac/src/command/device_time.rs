@@ -12,7 +12,7 @@ pub struct DeviceTimeAns {
 impl DeviceTimeAns {
     /// The answer for a GPS time in microseconds, cut to 1/256 s.
     pub fn from_gps_us(gps_us: u64) -> Self {
-        let fraction_256 = gps_us % US_PER_S * 256 / US_PER_S;
+        let fraction_256 = (gps_us % US_PER_S).saturating_mul(256) / US_PER_S;
         Self {
             #[allow(clippy::cast_possible_truncation, reason = "the field is modulo 2^32 s")]
             gps_seconds: (gps_us / US_PER_S) as u32,

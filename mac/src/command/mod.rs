@@ -77,9 +77,10 @@ macro_rules! commands {
             /// Length on the wire in bytes, with the identifier.
             #[allow(clippy::len_without_is_empty, reason = "a command has at least its identifier")]
             pub fn len(&self) -> usize {
-                1 + match self {
+                let payload_len = match self {
                     $(Self::$command $(($payload))? => 0 $(+ $payload.to_bytes().len())?,)*
-                }
+                };
+                payload_len.saturating_add(1)
             }
 
             /// Appends the command, identifier first.

@@ -17,7 +17,7 @@ impl RxTimingSetupReq {
 
     /// Seconds from the end of the uplink to RX2, 2..=16.
     pub fn rx2_delay_s(self) -> u8 {
-        self.rx1_delay_s() + crate::region::RX2_AFTER_RX1_S
+        self.rx1_delay_s().saturating_add(crate::region::RX2_AFTER_RX1_S)
     }
 
     /// Reads the payload.

@@ -154,7 +154,9 @@ fn without_mic(
     if f_port.is_none() && !frm_payload.is_empty() {
         return Err(BuildError::PayloadWithoutFPort { len: frm_payload.len() });
     }
-    let len = MHDR_FHDR_AND_MIC_LEN + fopts.len() + f_port.iter().len() + frm_payload.len();
+    let len = [fopts.len(), f_port.iter().len(), frm_payload.len()]
+        .into_iter()
+        .fold(MHDR_FHDR_AND_MIC_LEN, usize::saturating_add);
     if len > PHY_LEN_MAX {
         return Err(BuildError::TooLong { len });
     }

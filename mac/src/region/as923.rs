@@ -43,7 +43,7 @@ const fn group(
         data_rates: DATA_RATES,
         payloads: PAYLOADS,
         rx1: RX1,
-        rx2: (Hz::new(923_200_000 - below_group_1_hz), DataRate::new(2)),
+        rx2: (Hz::new(moved_down(923_200_000, below_group_1_hz)), DataRate::new(2)),
         powers: POWERS,
         max_eirp: MAX_EIRP,
         adr_dr_max: ADR_DR_MAX,
@@ -54,7 +54,15 @@ const fn group(
 }
 
 const fn channels(below_group_1_hz: u32) -> [Channel; 2] {
-    [channel(0, 923_200_000 - below_group_1_hz), channel(1, 923_400_000 - below_group_1_hz)]
+    [
+        channel(0, moved_down(923_200_000, below_group_1_hz)),
+        channel(1, moved_down(923_400_000, below_group_1_hz)),
+    ]
+}
+
+#[allow(clippy::arithmetic_side_effects, reason = "the compiler computes the tables and refuses an overflow")]
+const fn moved_down(freq_hz: u32, below_group_1_hz: u32) -> u32 {
+    freq_hz - below_group_1_hz
 }
 
 const fn sub_band(index: u8, from_hz: u32, to_hz: u32) -> SubBand {

@@ -17,6 +17,11 @@ pub(super) const ALL_CHANNELS: ChannelMask =
 pub(super) const CHANNELS: usize = 72;
 
 /// Channels 0 to 63 of 125 kHz, 200 kHz apart, and 64 to 71 of 500 kHz, 1.6 MHz apart.
+#[allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "the compiler computes the tables and refuses an overflow"
+)]
 pub(super) const fn uplink_channels(
     narrow_freq_hz: u32,
     narrow_dr_max: u8,
@@ -47,15 +52,17 @@ pub(super) fn rx1_freq(uplink_channel: u8) -> Option<Hz> {
     if usize::from(uplink_channel) >= CHANNELS {
         return None;
     }
-    Some(Hz::new(FIRST_DOWNLINK_HZ + 600_000 * u32::from(uplink_channel % 8)))
+    Some(Hz::new(FIRST_DOWNLINK_HZ.saturating_add(600_000 * u32::from(uplink_channel % 8))))
 }
 
 /// The channels of the sub-bands whose bits are set: eight of 125 kHz and one of 500 kHz each.
 pub(super) fn sub_band_mask(sub_bands: u8) -> ChannelMask {
-    (0..8)
-        .filter(|band| sub_bands & (1 << band) != 0)
-        .flat_map(|band| (8 * band..8 * band + 8).chain([FIRST_WIDE + band]))
-        .collect()
+    ALL_CHANNELS.channels().filter(|&channel| sub_bands & (1 << sub_band(channel)) != 0).collect()
+}
+
+/// The sub-band of a channel, 0 to 7.
+const fn sub_band(channel: u8) -> u8 {
+    if channel < FIRST_WIDE { channel / 8 } else { channel % 8 }
 }
 
 /// RX2 until the device is told another: the first downlink channel at the slowest rate.

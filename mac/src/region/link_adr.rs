@@ -93,15 +93,15 @@ fn corrections(base: ChannelMask, target: ChannelMask) -> impl Iterator<Item = (
 /// anyway, so its two switches may follow the 500 kHz channels.
 fn best_sub_bands(target: ChannelMask) -> u8 {
     let mut bands = low_byte(target.word(WIDE_WORD));
-    for pair in 0u8..4 {
-        let switches = match target.word(usize::from(pair)) {
+    for (word, shift) in (0..4).zip([0, 2, 4, 6]) {
+        let switches = match target.word(word) {
             0x0000 => 0b00,
             0x00ff => 0b01,
             0xff00 => 0b10,
             0xffff => 0b11,
             _ => continue,
         };
-        bands = bands & !(0b11 << (2 * pair)) | switches << (2 * pair);
+        bands = bands & !(0b11 << shift) | switches << shift;
     }
     bands
 }

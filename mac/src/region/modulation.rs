@@ -75,7 +75,12 @@ impl CodingRate {
 
 impl fmt::Display for CodingRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "4/{}", 4 + self.redundancy_bits())
+        f.write_str(match self {
+            Self::Cr4_5 => "4/5",
+            Self::Cr4_6 => "4/6",
+            Self::Cr4_7 => "4/7",
+            Self::Cr4_8 => "4/8",
+        })
     }
 }
 

@@ -138,7 +138,7 @@ fn refuse(mac: &mut MacState, wanted: AskedLinkAdr, ans: LinkAdrAns) {
     }
     if let Some(power) = wanted.tx_power.filter(|_| !ans.power_ack) {
         refusals.power = refusals.power.saturating_add(1);
-        let halfway = mac.tx_power + power.saturating_sub(mac.tx_power) / 2;
+        let halfway = mac.tx_power.midpoint(power.max(mac.tx_power));
         refusals.tx_power_max = Some(if is_refused(refusals.power) { mac.tx_power } else { halfway });
     }
 }

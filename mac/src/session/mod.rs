@@ -268,7 +268,7 @@ impl Session {
 
     /// Milliseconds from the end of an uplink to RX2, for the dedup window: until then the device does not repeat a frame.
     pub fn rx2_delay_ms(&self) -> u64 {
-        u64::from(self.mac.rx1_delay_s + RX2_AFTER_RX1_S) * 1_000
+        u64::from(self.mac.rx1_delay_s.saturating_add(RX2_AFTER_RX1_S)) * 1_000
     }
 
     /// The confirmed downlink the device has not answered yet.

@@ -258,7 +258,7 @@ fn unpack_asked(reader: &mut Reader<'_>) -> Result<Asked, StateError> {
 /// A mask as the number of its words up to the last that is not empty, and these words.
 fn pack_mask(mask: ChannelMask, out: &mut Vec<u8>) {
     let words = mask.words();
-    let count = words.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1);
+    let count = words.iter().rposition(|word| *word != 0).map_or(0, |last| last.saturating_add(1));
     out.extend(u8::try_from(count));
     for word in words.iter().take(count) {
         out.extend(word.to_le_bytes());
@@ -289,7 +289,7 @@ impl Reader<'_> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N], StateError> {
         let field = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>());
         let field = *field.ok_or_else(|| self.damaged())?;
-        self.at += N;
+        self.at = self.at.saturating_add(N);
         Ok(field)
     }
 
@@ -315,7 +315,7 @@ impl Reader<'_> {
 
     fn optional(&mut self, bounds: RangeInclusive<u8>) -> Result<Option<u8>, StateError> {
         if self.bytes.get(self.at) == Some(&NONE) {
-            self.at += 1;
+            self.at = self.at.saturating_add(1);
             return Ok(None);
         }
         self.within(bounds).map(Some)

@@ -134,12 +134,14 @@ impl Profile {
         if self.extra_channels.len() > EXTRA_CHANNELS_MAX {
             return Err(ProfileError::TooManyExtraChannels { got: self.extra_channels.len() });
         }
-        for (index, &freq) in self.extra_channels.iter().enumerate() {
+        let mut left = self.extra_channels.as_slice();
+        while let Some((&freq, others)) = left.split_first() {
             check_frequency(region, "extra channel", freq)?;
             let is_default = region.default_channels().iter().any(|channel| channel.freq == freq);
-            if is_default || self.extra_channels.iter().skip(index + 1).any(|other| *other == freq) {
+            if is_default || others.contains(&freq) {
                 return Err(ProfileError::DuplicateChannel { freq, region: self.region });
             }
+            left = others;
         }
         Ok(())
     }

@@ -298,8 +298,8 @@ fn plan(
 ) {
     match downlink::plan(session, profile, uplink.fcnt(), radio, mac, reasons) {
         Ok(Some(plan)) => {
-            session.n_fcnt_down += u32::from(plan.n_fcnt_down.is_some());
-            session.a_fcnt_down += u32::from(plan.a_fcnt_down.is_some());
+            session.n_fcnt_down = session.n_fcnt_down.saturating_add(u32::from(plan.n_fcnt_down.is_some()));
+            session.a_fcnt_down = session.a_fcnt_down.saturating_add(u32::from(plan.a_fcnt_down.is_some()));
             step.downlink = Some(plan);
         }
         Ok(None) => {}
@@ -356,7 +356,8 @@ fn app_payload(uplink: &VerifiedUplink<'_>) -> Option<AppData> {
     let frame = uplink.frame();
     let f_port = frame.f_port.filter(|f_port| port_use(*f_port) == PortUse::Application)?;
     let end = frame.msg.len();
-    Some(AppData { f_port, bytes: end - frame.frm_payload.len()..end })
+    let start = end.checked_sub(frame.frm_payload.len())?;
+    Some(AppData { f_port, bytes: start..end })
 }
 
 fn kinds(set: u8) -> impl Iterator<Item = Kind> {

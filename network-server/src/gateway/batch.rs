@@ -78,8 +78,8 @@ impl Batch {
     /// What follows the header of the datagram at that place; empty where there is nothing.
     pub(crate) fn body(&self, index: usize) -> &[u8] {
         let length = self.received.get(index).map_or(0, |(length, _)| *length);
-        let start = index * SLOT_LEN;
-        self.storage.get(start + HEADER_LEN..start + length).unwrap_or_default()
+        let slot = self.storage.chunks_exact(SLOT_LEN).nth(index).unwrap_or_default();
+        slot.get(HEADER_LEN..length).unwrap_or_default()
     }
 }
 
@@ -137,13 +137,13 @@ impl Replies {
                 // At least one was sent; the one behind the last was not, which the next call tells.
                 Ok(sent) => {
                     let count = sent.count().max(1);
-                    outcome.sent += count as u64;
-                    next += count;
+                    outcome.sent = outcome.sent.saturating_add(count as u64);
+                    next = next.saturating_add(count);
                 }
                 Err(Errno::EINTR) => {}
                 Err(_) => {
-                    outcome.failed += 1;
-                    next += 1;
+                    outcome.failed = outcome.failed.saturating_add(1);
+                    next = next.saturating_add(1);
                 }
             }
         }

@@ -82,7 +82,7 @@ impl Intake {
 
         let mut effects = Effects::default();
         let mut tx_acks = Vec::new();
-        let mut withheld_count = 0;
+        let mut withheld_count = 0_u64;
         let gateways = Arc::clone(&self.gateways);
         let mut registry = gateways.lock();
         for (index, datagram) in batch.iter().enumerate() {
@@ -106,7 +106,7 @@ impl Intake {
             }
             let is_push = header.kind == PacketKind::PushData;
             if is_push && withheld {
-                withheld_count += 1;
+                withheld_count = withheld_count.saturating_add(1);
             } else if let Some(bytes) = header.acknowledgement() {
                 replies.push(Reply { bytes, address: source });
             }
@@ -204,7 +204,7 @@ impl Intake {
             for refusal in refusals {
                 self.refuse_frame(effects, packet.now, from(refusal.reason), refusal);
             }
-            self.count(gateway, (uplinks.len() - frames_before) as u64);
+            self.count(gateway, uplinks.len().saturating_sub(frames_before) as u64);
         }
         if !pushes.is_empty() {
             let mut registry = self.gateways.lock();
@@ -222,7 +222,7 @@ impl Intake {
 
     fn count(&mut self, gateway: GatewayEui, frames: u64) {
         match self.counts.iter_mut().find(|(known, _)| *known == gateway) {
-            Some((_, count)) => *count += frames,
+            Some((_, count)) => *count = count.saturating_add(frames),
             None => self.counts.push((gateway, frames)),
         }
     }
@@ -253,7 +253,7 @@ impl Intake {
 
     fn leave_untold(&mut self, reason: DropReason) {
         if let Some(count) = self.untold.get_mut(reason.index()) {
-            *count += 1;
+            *count = count.saturating_add(1);
         }
     }
 

@@ -157,7 +157,7 @@ fn split_string(text: &str) -> (&str, &str) {
         match c {
             _ if escaped => escaped = false,
             '\\' => escaped = true,
-            '"' => return text.split_at(index + 1),
+            '"' => return text.split_at_checked(index.saturating_add(c.len_utf8())).unwrap_or((text, "")),
             _ => {}
         }
     }

@@ -24,10 +24,10 @@ impl Bucket {
     /// Takes one token; false when there is none.
     pub(crate) fn take(&mut self, limit: RateLimit, now: Mono) -> bool {
         let now_ns = now.us().saturating_mul(1_000);
-        let token_ns = NS_PER_S / u64::from(limit.per_second.max(1));
+        let token_ns = NS_PER_S.checked_div(u64::from(limit.per_second)).unwrap_or(NS_PER_S);
         let full_at_ns = self.full_at_ns.max(now_ns);
-        let missing_ns_max = token_ns * u64::from(limit.burst.max(1) - 1);
-        let fits = full_at_ns - now_ns <= missing_ns_max;
+        let missing_ns_max = token_ns.saturating_mul(u64::from(limit.burst.saturating_sub(1)));
+        let fits = full_at_ns.saturating_sub(now_ns) <= missing_ns_max;
         if fits {
             self.full_at_ns = full_at_ns.saturating_add(token_ns);
         }
@@ -56,7 +56,7 @@ impl SourceLimiter {
             IpAddr::V4(address) => u64::from(address.to_bits()),
             IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
         };
-        let index = usize::try_from(self.hasher.hash_one(key) % BUCKETS as u64).unwrap_or(0);
+        let index = usize::try_from(self.hasher.hash_one(key) % BUCKETS_U64).unwrap_or(0);
         let limit = self.limit;
         self.buckets.get_mut(index).is_some_and(|bucket| bucket.take(limit, now))
     }
@@ -64,6 +64,7 @@ impl SourceLimiter {
 
 const NS_PER_S: u64 = 1_000_000_000;
 const BUCKETS: usize = 4_096;
+const BUCKETS_U64: u64 = BUCKETS as u64;
 
 #[cfg(test)]
 mod tests {

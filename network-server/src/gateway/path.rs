@@ -62,14 +62,16 @@ impl DownlinkPath {
     /// How long the path must be silent before it may move to another address: two keepalives, at least
     /// [`PATIENCE_MS_MIN`].
     fn patience_ms(&self) -> u64 {
-        self.keepalive_ms.map_or(0, |keepalive_ms| keepalive_ms * 2).max(PATIENCE_MS_MIN)
+        self.keepalive_ms.map_or(0, |keepalive_ms| keepalive_ms.saturating_mul(2)).max(PATIENCE_MS_MIN)
     }
 
     fn measure_keepalive(&mut self, now: Mono) {
         // A long gap is an outage, no interval; a capped one cannot make the path stick for ever.
         let gap_ms = now.saturating_ms_since(self.last_pull).min(KEEPALIVE_MS_MAX);
-        self.keepalive_ms =
-            Some(self.keepalive_ms.map_or(gap_ms, |smoothed_ms| (smoothed_ms * 3 + gap_ms) / 4));
+        self.keepalive_ms = Some(
+            self.keepalive_ms
+                .map_or(gap_ms, |smoothed_ms| smoothed_ms.saturating_mul(3).saturating_add(gap_ms) / 4),
+        );
     }
 }
 

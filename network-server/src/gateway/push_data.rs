@@ -49,8 +49,11 @@ fn parse(body: &[u8]) -> Result<Envelope<'_>, String> {
 
 /// Some forwarders send the NUL that ends their string, too.
 fn trim(body: &[u8]) -> &[u8] {
-    let end = body.iter().rposition(|b| !(*b == 0 || b.is_ascii_whitespace())).map_or(0, |last| last + 1);
-    body.split_at(end).0
+    let mut rest = body;
+    while let [left @ .., 0 | b'\t' | b'\n' | b'\x0c' | b'\r' | b' '] = rest {
+        rest = left;
+    }
+    rest
 }
 
 #[derive(Default)]

@@ -298,7 +298,7 @@ impl Registry {
     pub(crate) fn put(&mut self, config: GatewayConfig) {
         self.unseen.forget(config.eui);
         let gateway = self.gateways.entry(config.eui).or_insert_with(|| {
-            self.auto_count += usize::from(config.auto);
+            self.auto_count = self.auto_count.saturating_add(usize::from(config.auto));
             Gateway::new(config)
         });
         gateway.config = config;
@@ -356,7 +356,7 @@ impl Registry {
     /// Notes what a PUSH_DATA held.
     pub(crate) fn note_uplinks(&mut self, gateway: GatewayEui, count: u64) {
         if let Some(gateway) = self.gateways.get_mut(&gateway) {
-            gateway.uplinks_received += count;
+            gateway.uplinks_received = gateway.uplinks_received.saturating_add(count);
         }
     }
 
@@ -405,15 +405,16 @@ impl Registry {
             return Err((done, failed(format!("gateways cannot send {:?}", request.modulation))));
         }
 
-        gateway.downlinks_sent += 1;
+        gateway.downlinks_sent = gateway.downlinks_sent.saturating_add(1);
         let address = path.address();
         if gateway.path_version == gwmp::VERSION_1 {
             return Ok(Outgoing { address, datagram, token: drawn, unconfirmed: Some(done) });
         }
-        self.downlinks += 1;
+        self.downlinks = self.downlinks.wrapping_add(1);
         let downlink = self.downlinks;
         gateway.pending.insert(drawn, Pending { downlink, sent_to: address, sent: now, done });
-        *self.tokens.entry(drawn).or_insert(0) += 1;
+        let count = self.tokens.entry(drawn).or_insert(0);
+        *count = count.saturating_add(1);
         let at = now.plus_ms(TX_ACK_MS);
         self.expiries.push_back(Expiry { at, gateway: request.gateway, token: drawn, downlink });
         Ok(Outgoing { address, datagram, token: drawn, unconfirmed: None })
@@ -472,7 +473,7 @@ impl Registry {
         gateway.note_round_trip(packet.now.saturating_us_since(sent));
         let outcome = match answer {
             TxAnswer::Accepted { warning } => {
-                gateway.downlinks_acknowledged += 1;
+                gateway.downlinks_acknowledged = gateway.downlinks_acknowledged.saturating_add(1);
                 TxOutcome::Acknowledged { warning }
             }
             TxAnswer::Refused { error, text } => {
@@ -600,7 +601,7 @@ impl Gateway {
                 Ok(())
             }
             PathChange::Refused => {
-                self.path_moves_refused += 1;
+                self.path_moves_refused = self.path_moves_refused.saturating_add(1);
                 if packet.now >= self.next_refusal_told {
                     self.next_refusal_told = packet.now.plus_ms(REFUSAL_TOLD_MS);
                     effects.events.push(GatewayEvent::PathMoveRefused { gateway, from: packet.source });
@@ -628,11 +629,12 @@ impl Gateway {
     fn note_tx_ack_error(&mut self, error: TxAckError, text: &str) {
         let word = if error == TxAckError::Unknown { text } else { error.code() };
         if let Some(count) = self.tx_ack_errors.get_mut(word) {
-            *count += 1;
+            *count = count.saturating_add(1);
         } else if self.tx_ack_errors.len() < TX_ACK_WORDS_MAX {
             self.tx_ack_errors.insert(word.to_owned(), 1);
         } else {
-            *self.tx_ack_errors.entry(TxAckError::Unknown.code().to_owned()).or_insert(0) += 1;
+            let count = self.tx_ack_errors.entry(TxAckError::Unknown.code().to_owned()).or_insert(0);
+            *count = count.saturating_add(1);
         }
     }
 
@@ -673,7 +675,7 @@ impl Gateway {
 
 fn release(tokens: &mut HashMap<u16, u32>, token: u16) {
     if let Some(count) = tokens.get_mut(&token) {
-        *count -= 1;
+        *count = count.saturating_sub(1);
         if *count == 0 {
             tokens.remove(&token);
         }

@@ -198,7 +198,7 @@ impl Rxpk<'_> {
             406 => 406_250,
             812 => 812_500,
             62 => 62_500,
-            khz @ (125 | 250 | 500 | 1_625) => khz * 1_000,
+            khz @ (125 | 250 | 500 | 1_625) => khz.saturating_mul(1_000),
             _ => return None,
         };
         Some(Modulation::Lora { sf, bw_hz })

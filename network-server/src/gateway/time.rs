@@ -31,8 +31,10 @@ pub(crate) fn parse_utc(text: &str) -> Option<Timestamp> {
     if !in_range {
         return None;
     }
-    let minutes = (days_since_epoch(year, month, day) * 24 + hour) * 60 + minute - offset_min;
-    Some(Timestamp::from_us((minutes * 60 + second) * 1_000_000 + fraction_us))
+    let hours = days_since_epoch(year, month, day)?.checked_mul(24)?.checked_add(hour)?;
+    let minutes = hours.checked_mul(60)?.checked_add(minute)?.checked_sub(offset_min)?;
+    let seconds = minutes.checked_mul(60)?.checked_add(second)?;
+    seconds.checked_mul(1_000_000)?.checked_add(fraction_us).map(Timestamp::from_us)
 }
 
 struct Cursor<'a>(&'a [u8]);
@@ -40,8 +42,7 @@ struct Cursor<'a>(&'a [u8]);
 impl Cursor<'_> {
     fn digits(&mut self, count: usize) -> Option<i64> {
         let (digits, rest) = self.0.split_at_checked(count)?;
-        let number =
-            digits.iter().try_fold(0, |sum, d| d.is_ascii_digit().then(|| sum * 10 + i64::from(d - b'0')))?;
+        let number = number(digits)?;
         self.0 = rest;
         Some(number)
     }
@@ -63,8 +64,7 @@ impl Cursor<'_> {
             return None;
         }
         self.0 = rest;
-        let padded = digits.iter().chain(std::iter::repeat(&b'0')).take(6);
-        Some(padded.fold(0, |sum, d| sum * 10 + i64::from(d - b'0')))
+        number(digits.iter().chain(std::iter::repeat(&b'0')).take(6))
     }
 
     fn zone_offset_min(&mut self) -> Option<i64> {
@@ -73,16 +73,24 @@ impl Cursor<'_> {
             _ => {}
         }
         let sign = match self.one_of(b"+-")? {
-            b'-' => -1,
+            b'-' => -1_i64,
             _ => 1,
         };
         let hours = self.digits(2)?;
         if self.one_of(b":").is_none() && self.0.is_empty() {
-            return Some(sign * hours * 60);
+            return hours.checked_mul(60)?.checked_mul(sign);
         }
         let minutes = self.digits(2)?;
-        (self.0.is_empty() && hours < 24 && minutes < 60).then_some(sign * (hours * 60 + minutes))
+        let offset_min = hours.checked_mul(60)?.checked_add(minutes)?.checked_mul(sign)?;
+        (self.0.is_empty() && hours < 24 && minutes < 60).then_some(offset_min)
     }
+}
+
+/// What the digits say; `None` when one of them is none.
+fn number<'a>(digits: impl IntoIterator<Item = &'a u8>) -> Option<i64> {
+    digits
+        .into_iter()
+        .try_fold(0_i64, |sum, digit| sum.checked_mul(10)?.checked_add(char::from(*digit).to_digit(10)?.into()))
 }
 
 fn days_in_month(year: i64, month: i64) -> Option<i64> {
@@ -100,11 +108,13 @@ fn is_leap(year: i64) -> bool {
 }
 
 /// Days from 1970-01-01; counted in years that begin with March, so that the leap day is the last one.
-fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let leap_days = year / 4 - year / 100 + year / 400;
-    let days_before_month = (153 * month + 2) / 5;
-    year * 365 + leap_days + days_before_month + day - 1 - DAYS_TO_EPOCH
+fn days_since_epoch(year: i64, month: i64, day: i64) -> Option<i64> {
+    let (year, month) =
+        if month > 2 { (year, month.checked_sub(3)?) } else { (year.checked_sub(1)?, month.checked_add(9)?) };
+    let leap_days = (year / 4).checked_sub(year / 100)?.checked_add(year / 400)?;
+    let days_before_year = year.checked_mul(365)?.checked_add(leap_days)?;
+    let days_before_month = month.checked_mul(153)?.checked_add(2)? / 5;
+    days_before_year.checked_add(days_before_month)?.checked_add(day)?.checked_sub(1 + DAYS_TO_EPOCH)
 }
 
 /// From March of the year 0 to 1970-01-01.

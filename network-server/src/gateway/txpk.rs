@@ -12,7 +12,8 @@ use super::{Polarization, TxRequest, TxTime};
 ///
 /// `None` for LR-FHSS, which no gateway can send.
 pub(crate) fn encode(request: &TxRequest, power_dbm: i32, json: &mut Vec<u8>) -> Option<()> {
-    let mut text = String::with_capacity(TEXT_LEN + request.phy.len() * 4 / 3);
+    let data_len = base64::encoded_len(request.phy.len(), true).unwrap_or_default();
+    let mut text = String::with_capacity(data_len.saturating_add(TEXT_LEN));
     text.push_str(r#"{"txpk":{"#);
     // Writing to a String cannot fail, so the results below are of no use.
     let _ = match request.when {

@@ -41,9 +41,9 @@ impl Unseen {
             None => UnseenGateway { gateway, address, datagrams: 0, first_seen_at: at, last_seen_at: at },
         };
         entry.address = address;
-        entry.datagrams += 1;
+        entry.datagrams = entry.datagrams.saturating_add(1);
         entry.last_seen_at = at;
-        self.packets += 1;
+        self.packets = self.packets.saturating_add(1);
         self.by_eui.insert(gateway, (self.packets, entry));
         self.by_age.insert(self.packets, gateway);
         if self.by_age.len() > UNSEEN_MAX

@@ -108,8 +108,8 @@ struct WireReplies<'a> {
 impl Acknowledge for WireReplies<'_> {
     fn push(&mut self, reply: Reply) {
         match self.wire.send(&reply.bytes, reply.address) {
-            Ok(()) => self.sent.sent += 1,
-            Err(_) => self.sent.failed += 1,
+            Ok(()) => self.sent.sent = self.sent.sent.saturating_add(1),
+            Err(_) => self.sent.failed = self.sent.failed.saturating_add(1),
         }
     }
 

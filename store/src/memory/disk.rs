@@ -35,7 +35,7 @@ impl MemoryDisk {
     pub fn records_after(&self, seq: u64) -> Vec<(u64, Record)> {
         let contents = self.contents.lock();
         let mut found = Vec::new();
-        for (first_seq, body) in contents.journal.bodies_from(seq + 1) {
+        for (first_seq, body) in contents.journal.bodies_from(seq.saturating_add(1)) {
             // What this crate encoded decodes.
             let Ok(body) = JournalBody::decode(body) else { continue };
             found.extend((first_seq..).zip(body.records).filter(|(at, _)| *at > seq));
@@ -74,7 +74,7 @@ pub(crate) struct Keys {
 impl Contents {
     /// Takes the next epoch and reads where the journal stands.
     pub(super) fn take_over(&mut self) -> (Opened, Keys) {
-        self.epoch += 1;
+        self.epoch = self.epoch.saturating_add(1);
         let make = || Keys { sealer: Sealer::new(&random_key()), transport_key: random_key() };
         let keys = self.keys.get_or_insert_with(make).clone();
         let (first, last) = (self.journal.first(), self.journal.last());
@@ -85,7 +85,9 @@ impl Contents {
             next_seq,
             earliest_seq: first.map_or(next_seq, |(_, row)| row.first_seq),
             end_bytes: last.map_or(0, |(_, row)| row.end_bytes),
-            removed_bytes: first.map_or(0, |(_, row)| row.end_bytes - row.body.len() as u64 - ROW_OVERHEAD),
+            removed_bytes: first.map_or(0, |(_, row)| {
+                row.end_bytes.saturating_sub(row.body.len() as u64).saturating_sub(ROW_OVERHEAD)
+            }),
         };
         (opened, keys)
     }
@@ -99,7 +101,7 @@ impl Contents {
     }
 
     pub(super) fn append_audit(&mut self, row: AuditRow) {
-        self.audit_id_last += 1;
+        self.audit_id_last = self.audit_id_last.saturating_add(1);
         self.audit.push(AuditRow { id: self.audit_id_last, ..row });
     }
 }

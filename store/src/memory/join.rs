@@ -79,7 +79,7 @@ impl JoinRows {
         }
         stored.device.join_nonce = join.join_nonce;
         stored.device.last_dev_nonce = Some(join.dev_nonce);
-        stored.device.nonces_used += 1;
+        stored.device.nonces_used = stored.device.nonces_used.saturating_add(1);
         if join.rule == NonceRule::StrictlyRising && !planted(Bug::ForgetDevNonce) {
             stored.dev_nonce_floor = Some(join.dev_nonce);
         }

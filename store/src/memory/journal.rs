@@ -1,6 +1,7 @@
 //! The rows of the journal.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use seam::{Bug, planted};
 
@@ -28,7 +29,7 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) fn next_seq(&self) -> u64 {
-        self.first_seq + self.count
+        self.first_seq.saturating_add(self.count)
     }
 }
 
@@ -47,7 +48,8 @@ impl JournalRows {
         if planted(Bug::RetryAppendsAgain)
             && let Some((last, known)) = self.last().filter(|(last, _)| *last >= row.batch)
         {
-            (batch, first_seq, end_bytes) = (last + 1, known.next_seq(), known.end_bytes + row.end_bytes);
+            (batch, first_seq, end_bytes) =
+                (last.saturating_add(1), known.next_seq(), known.end_bytes.saturating_add(row.end_bytes));
         } else if let Some(found) = self.rows.get(&row.batch) {
             let same = row.is_row(found.epoch, &found.body);
             return if same { Ok(()) } else { Err(refused(std::io::ErrorKind::AlreadyExists)) };
@@ -107,7 +109,7 @@ impl JournalRows {
     }
 
     fn remove(&mut self, through: u64) -> u64 {
-        let kept = self.rows.split_off(&(through + 1));
+        let kept = self.rows.split_off(&through.saturating_add(1));
         let removed = std::mem::replace(&mut self.rows, kept);
         self.by_seq.retain(|_, batch| *batch > through);
         removed.len() as u64
@@ -137,7 +139,7 @@ impl Db {
 
     pub(crate) async fn rows_after(&self, batch: u64) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         self.read(|contents| {
-            let rows = contents.journal.rows.range(batch + 1..).take(32);
+            let rows = contents.journal.rows.range((Bound::Excluded(batch), Bound::Unbounded)).take(32);
             rows.map(|(batch, row)| (*batch, row.body.clone())).collect()
         })
         .await

@@ -80,13 +80,13 @@ impl Wal {
         };
         seam::crash_point("store.wal.before_move");
         // Each round leaves less behind: what was committed while it worked.
-        let mut before = 0;
+        let mut before = 0_i64;
         for _ in 0..4 {
             let (_, total, _): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)")
                 .fetch_one(&mut *connection)
                 .await
                 .map_err(failed())?;
-            if total - before <= WAL_FRAMES_REST {
+            if total.saturating_sub(before) <= WAL_FRAMES_REST {
                 break;
             }
             before = total;

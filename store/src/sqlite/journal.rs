@@ -60,13 +60,15 @@ impl Db {
         )
         .bind(limit);
         let rows = self.fetch_all(READ, query).await?;
-        let old = rows.iter().map(|row| OldRow {
-            batch: sql::uint(row.get(0)),
-            next_seq: sql::uint(row.get(1)),
-            at_us_max: row.get(2),
-            end_bytes: sql::uint(row.get(3)),
+        let old = rows.iter().map(|row| {
+            Ok(OldRow {
+                batch: sql::uint(row.get(0)),
+                next_seq: sql::computed(row, 1, "a row of the journal")?,
+                at_us_max: row.get(2),
+                end_bytes: sql::uint(row.get(3)),
+            })
         });
-        Ok(old.collect())
+        old.collect()
     }
 
     /// Removes the rows up to a number, as the owner.

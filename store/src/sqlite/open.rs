@@ -250,11 +250,14 @@ async fn standing(connection: &mut SqliteConnection) -> Result<Option<Standing>,
     .fetch_optional(connection)
     .await
     .map_err(failed())?;
-    Ok(row.map(|row| Standing {
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    Ok(Some(Standing {
         stamp: Stamp {
             database_id: row.get(0),
             epoch: sql::uint(row.get(1)),
-            head_seq: sql::uint(row.get(5)),
+            head_seq: sql::computed(&row, 5, LAST_ROW)?,
             writes: sql::uint(row.get(2)),
         },
         kek_check: row.get(3),
@@ -298,11 +301,13 @@ async fn take_over(
         .fetch_optional(connection)
         .await
         .map_err(failed())?;
-    let next_seq = last.as_ref().map_or(1, |row| sql::uint(row.get(1)));
+    let next_seq = last.as_ref().map_or(Ok(1), |row| sql::computed(row, 1, LAST_ROW))?;
+    let begin_bytes =
+        first.as_ref().map_or(Ok(0), |row| sql::computed(row, 1, "the first row of the journal"))?;
     let stamp = Stamp {
         database_id: meta.get(0),
         epoch: sql::uint(meta.get(1)),
-        head_seq: next_seq - 1,
+        head_seq: next_seq.checked_sub(1).ok_or(StoreError::Damaged { what: LAST_ROW })?,
         writes: sql::uint(meta.get(2)),
     };
     let opened = Opened {
@@ -311,13 +316,15 @@ async fn take_over(
         next_seq,
         earliest_seq: first.as_ref().map_or(next_seq, |row| sql::uint(row.get(0))),
         end_bytes: last.as_ref().map_or(0, |row| sql::uint(row.get(2))),
-        removed_bytes: first.as_ref().map_or(0, |row| sql::uint(row.get(1)).saturating_sub(ROW_OVERHEAD)),
+        removed_bytes: begin_bytes.saturating_sub(ROW_OVERHEAD),
     };
     Ok((opened, stamp))
 }
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
 
+/// What a message calls the row that tells where the journal ends.
+const LAST_ROW: &str = "the last row of the journal";
 pub(crate) const DATABASE_FILE: &str = "loam.db";
 pub(crate) const WAL_FILE: &str = "loam.db-wal";
 const KEK_FILE: &str = "kek";

@@ -1,5 +1,10 @@
 //! Small conversions between Rust and SQLite.
 
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use crate::StoreError;
+
 const TOP_BIT: u64 = 1 << 63;
 
 /// A 64-bit identifier as SQLite keeps it: signed order of the result is unsigned order of the identifier.
@@ -20,6 +25,11 @@ pub(crate) fn int(value: u64) -> i64 {
 /// The reverse of [`int`]; a negative number, which nobody writes, reads as 0.
 pub(crate) fn uint(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
+}
+
+/// A number that SQLite computed. Beyond 64 bits it is no integer any more, which only a damaged row brings about.
+pub(crate) fn computed(row: &SqliteRow, index: usize, what: &'static str) -> Result<u64, StoreError> {
+    row.try_get(index).map(uint).map_err(|_| StoreError::Damaged { what })
 }
 
 /// A 32-bit number read back; one out of range, which nobody writes, is held at the end of the range.

@@ -192,7 +192,7 @@ impl Medium for Thread {
             }
             Err(error) => return Err(error),
         }
-        add(&self.file.wal_frames, row.body.len() as u64 / PAGE_BYTES + PAGES_PER_COMMIT);
+        add(&self.file.wal_frames, (row.body.len() as u64 / PAGE_BYTES).saturating_add(PAGES_PER_COMMIT));
         Ok(())
     }
 
@@ -205,7 +205,7 @@ impl Medium for Thread {
         let outcome = self.run_jobs(queue, first, finished).await;
         if outcome.is_ok() {
             self.file.writes.fetch_add(1, Ordering::Relaxed);
-            add(&self.file.wal_frames, finished.len() as u64 + PAGES_PER_COMMIT);
+            add(&self.file.wal_frames, (finished.len() as u64).saturating_add(PAGES_PER_COMMIT));
         } else {
             self.leave_transaction().await;
         }

@@ -145,7 +145,7 @@ fn downlink(command: &DownlinkCommand) -> String {
             1_u32 << req.delay_exp.min(15)
         ),
         DownlinkCommand::DeviceTimeAns(ans) => {
-            let unix_us = mac::gps::unix_from_gps_us(i64::from(ans.gps_seconds) * 1_000_000);
+            let unix_us = mac::gps::unix_from_gps_us(i64::from(ans.gps_seconds).saturating_mul(1_000_000));
             let utc = crate::output::utc_time(unix_us);
             format!(
                 "DeviceTimeAns: {} (GPS second {})",

@@ -23,7 +23,7 @@ impl Bridge<'_> {
                 let end = disk.audit.get(PURGE_MAX).map_or(i64::MAX, |row| row.id);
                 let count = disk.audit.len();
                 disk.audit.retain(|row| row.id >= end || row.at_us >= before_us);
-                (count - disk.audit.len()) as u64
+                count.saturating_sub(disk.audit.len()) as u64
             })
             .await
     }

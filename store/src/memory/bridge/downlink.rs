@@ -57,7 +57,7 @@ impl DownlinkRows {
         if self.positions.contains_key(&row.id) {
             return Err(refused(std::io::ErrorKind::AlreadyExists));
         }
-        let next = self.rows.last_key_value().map_or(1, |(last, _)| last + 1);
+        let next = self.rows.last_key_value().map_or(1, |(last, _)| last.saturating_add(1));
         let position = next.max(u64::try_from(row.created_at_us).unwrap_or(0));
         let row = DownlinkRow { position, ..row };
         self.positions.insert(row.id.clone(), position);
@@ -77,7 +77,7 @@ impl DownlinkRows {
         row.reason.clear();
         row.updated_at_us = at_us;
         row.lease = Some((session_id, fcnt_down));
-        row.attempts += 1;
+        row.attempts = row.attempts.saturating_add(1);
         row.announced = false;
         let leased = row.clone();
         self.lease_floors.insert(session_id, fcnt_down);

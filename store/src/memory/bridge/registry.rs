@@ -90,7 +90,7 @@ impl Bridge<'_> {
         let (id, script) = (id.to_owned(), script.to_owned());
         self.db
             .write(move |disk| {
-                let revision = disk.bridge.codecs.get(&id).map_or(1, |codec| codec.revision + 1);
+                let revision = disk.bridge.codecs.get(&id).map_or(1, |codec| codec.revision.saturating_add(1));
                 let codec = CodecRow { id: id.clone(), script, revision, updated_at_us };
                 disk.bridge.codecs.insert(id, codec.clone());
                 codec

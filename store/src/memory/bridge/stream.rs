@@ -14,7 +14,7 @@ impl BridgeRows {
             return;
         }
         let before = self.app_sessions.values().filter(|other| other.dev_eui == row.dev_eui);
-        let after = before.map(|other| other.started_at_us + 1).max();
+        let after = before.map(|other| other.started_at_us.saturating_add(1)).max();
         let started_at_us = after.map_or(row.started_at_us, |after| after.max(row.started_at_us));
         self.app_sessions.insert(row.session_id, AppSessionRow { started_at_us, ..row });
     }

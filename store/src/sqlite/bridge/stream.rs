@@ -120,7 +120,7 @@ pub(super) async fn put_app_session(
 }
 
 async fn destroy(connection: &mut SqliteConnection, sessions: Vec<i64>) -> Result<u64, StoreError> {
-    let mut count = 0;
+    let mut count = 0_u64;
     for session_id in sessions {
         // Without its key a session seals nothing more, so that its counter need not be remembered either.
         sqlx::query(
@@ -130,7 +130,7 @@ async fn destroy(connection: &mut SqliteConnection, sessions: Vec<i64>) -> Resul
         .execute(&mut *connection)
         .await
         .map_err(StoreError::sql("destroy a session key"))?;
-        count += 1;
+        count = count.saturating_add(1);
     }
     Ok(count)
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
-use crate::testing::{open, refused, uplink};
+use crate::testing::{counter, open, refused, uplink};
 use crate::{ApplicationRow, Location, Store, StoreError, StoreOptions};
 
 fn copy(from: &Path, to: &Path, names: &[&str]) {
@@ -245,4 +245,20 @@ async fn a_file_that_is_no_database_is_refused() {
     std::fs::write(directory.path().join("loam.db"), "hello, this is a text ".repeat(500)).unwrap();
 
     assert!(matches!(refused(directory.path()).await, StoreError::Sql { .. }));
+}
+
+#[tokio::test]
+async fn a_journal_whose_numbers_cannot_be_is_refused_as_damaged() {
+    for (first_seq, count) in [(-3, 0), (0, 0), (i64::MAX, i64::MAX)] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path()).await;
+        store.journal().commit(vec![], vec![counter(1, 1, 0)]).await.unwrap();
+        let damage = sqlx::query("UPDATE journal SET first_seq = ?1, count = ?2").bind(first_seq).bind(count);
+        store.sqlite().execute("damage the journal", damage).await.unwrap();
+        store.close().await.unwrap();
+
+        let error = refused(directory.path()).await;
+
+        assert!(matches!(error, StoreError::Damaged { .. }), "{first_seq} + {count}: {error}");
+    }
 }
