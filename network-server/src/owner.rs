@@ -517,7 +517,7 @@ impl Owner {
         device.pending.push(session);
         while device.pending.len() > PENDING_SESSIONS_MAX {
             // One whose first uplink is being collected is in use, whatever the device asked for since.
-            let newest = device.pending.len() - 1;
+            let newest = device.pending.len().saturating_sub(1);
             let unused = device.pending.iter().take(newest).position(|session| session.fcnt_up.is_none());
             let Some(unused) = unused else { break };
             let victim = if planted(Bug::EvictNewestPending) { newest } else { unused };

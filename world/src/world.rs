@@ -546,7 +546,7 @@ impl Inside {
             Action::PlayBack { back, gateway } => {
                 let Some(index) = self.recorded.len().checked_sub(1 + usize::from(back)) else { return };
                 let (uplink, device) = self.recorded[index].clone();
-                let tmst = self.gateways[gateway].counter(self.now_us()) ^ 1;
+                let tmst = self.gateways[gateway].counter(self.fresh_us());
                 let transmission = Transmission {
                     device,
                     frame: self.account.frame_of_bytes(&uplink.phy_payload),
@@ -564,13 +564,13 @@ impl Inside {
             Action::ForgeTxAck { gateway } => self.forger = Some(gateway),
             Action::Outage { gateway, ms } => {
                 self.gateways[gateway].away_until_ms = now_ms + ms;
-                self.note(&[16, gateway as u64], || format!("gateway {} is cut off for {ms} ms", gateway));
+                self.note(&[16, gateway as u64], || format!("gateway {gateway} is cut off for {ms} ms"));
                 self.plan(ms, Event::OutageEnds { gateway });
             }
             Action::RebootGateway { gateway } => {
                 let now_us = self.now_us();
                 self.gateways[gateway].reboot(now_us);
-                self.note(&[17, gateway as u64], || format!("gateway {} reboots", gateway));
+                self.note(&[17, gateway as u64], || format!("gateway {gateway} reboots"));
             }
             Action::DiskFull { ms } => {
                 self.trouble.full_until_ms = now_ms + ms;
@@ -678,6 +678,11 @@ impl Inside {
         self.now_ms() < sent_ms + u64::from(last_us / 1_000) + WINDOW_LEN_MS
     }
 
+    /// Now, and no two transmissions end in the same microsecond.
+    fn fresh_us(&self) -> u64 {
+        self.now_us() + self.account.transmissions.len() as u64 % 997
+    }
+
     /// A device sends, and gateways hear it.
     fn transmit(
         &mut self,
@@ -688,8 +693,7 @@ impl Inside {
         times: u8,
         salt: u64,
     ) {
-        // No two transmissions end in the same microsecond.
-        let now_us = self.now_us() + self.account.transmissions.len() as u64 % 997;
+        let now_us = self.fresh_us();
         let gateways: Vec<usize> =
             (0..self.gateways.len()).filter(|gateway| heard >> gateway & 1 == 1).collect();
         let places: Vec<(usize, u64, u32)> = gateways
