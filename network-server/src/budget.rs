@@ -1,7 +1,7 @@
 //! Every delay and bound of the network server, in one place (design: time budget).
 //!
 //! An uplink answered in RX1 after the default 5 s spends: backhaul, [`DEDUP_WINDOW_MS`], a commit of about
-//! a few ms, [`PAYLOAD_MS`], and must leave [`GATEWAY_LEAD_MS`] before its time.
+//! a few ms, [`PAYLOAD_MS`], and must leave [`GATEWAY_LEAD_MIN_MS`] before its time.
 
 /// Copies of one uplink are gathered for this long after the first one, in milliseconds.
 pub const DEDUP_WINDOW_MS: u64 = mac::dedup::WINDOW_MS;
@@ -12,9 +12,13 @@ pub const COMMIT_PATIENCE_MS: u64 = 500;
 /// How long a window waits for the app-bridge's payload, in milliseconds; after that it leaves without.
 pub const PAYLOAD_MS: u64 = 150;
 
-/// A frame is handed to its gateway at least this long before it goes on air, in milliseconds. Packet forwarders need
-/// about 40 ms themselves; the rest is backhaul.
+/// A window that opens sooner than this after the decision is not planned for, in milliseconds. Packet forwarders need
+/// about 40 ms themselves; the rest is for the payload and the backhaul.
 pub const GATEWAY_LEAD_MS: u64 = 200;
+
+/// A frame is handed to its gateway at least this long before it goes on air, in milliseconds. The wait for the payload
+/// takes no window away that was in reach before.
+pub const GATEWAY_LEAD_MIN_MS: u64 = GATEWAY_LEAD_MS - PAYLOAD_MS;
 
 /// A PULL_RESP without TX_ACK is given up after this long, in milliseconds.
 pub const TX_ACK_MS: u64 = 2_000;

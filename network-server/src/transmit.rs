@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use seam::{Bug, planted};
 use tokio::sync::oneshot;
 
-use crate::budget::{GATEWAY_LEAD_MS, TX_ACK_MS};
+use crate::budget::{GATEWAY_LEAD_MIN_MS, GATEWAY_LEAD_MS, TX_ACK_MS};
 use crate::clock::Clock;
 use crate::gateway::{GatewayUplink, Gateways, Polarization, TxOutcome, TxRequest, TxTime, UdpServer};
 use crate::metrics::Metrics;
@@ -79,7 +79,7 @@ impl Transmitter {
         let mut last = Sent::Failed { gateway: None, reason: DropReason::DownlinkWindowMissed, detail };
         for copy in frame.copies {
             for window in &frame.windows {
-                if !self.in_reach(copy, window) {
+                if !self.in_reach(copy, window, GATEWAY_LEAD_MIN_MS) {
                     continue;
                 }
                 let sent = self.try_way(frame, copy, window, tries).await;
@@ -94,18 +94,18 @@ impl Transmitter {
         last
     }
 
-    /// Whether any gateway can still be reached for the window.
+    /// Whether any gateway can still be reached for the window, with time to ask for a payload first.
     pub(crate) fn reaches(&self, copies: &[GatewayUplink], window: &Window) -> bool {
-        copies.iter().any(|copy| self.in_reach(copy, window))
+        copies.iter().any(|copy| self.in_reach(copy, window, GATEWAY_LEAD_MS))
     }
 
-    /// Whether a frame handed over now is there in time.
-    fn in_reach(&self, copy: &GatewayUplink, window: &Window) -> bool {
+    /// Whether a frame handed over now is there so long before its time.
+    fn in_reach(&self, copy: &GatewayUplink, window: &Window, lead_ms: u64) -> bool {
         let round_trip_ms = self.gateways.link(copy.gateway).and_then(|link| link.round_trip_ms).unwrap_or(0.0);
         // Half of it was spent on the way here, the other half is needed on the way back.
         let on_the_way = Duration::try_from_secs_f32(round_trip_ms / 1_000.0).unwrap_or_default();
         let opens = copy.received.plus_ms(u64::from(window.delay_s) * 1_000);
-        let lead = on_the_way.saturating_add(Duration::from_millis(GATEWAY_LEAD_MS));
+        let lead = on_the_way.saturating_add(Duration::from_millis(lead_ms));
         let lead_us = u64::try_from(lead.as_micros()).unwrap_or(u64::MAX);
         self.now().plus_us(lead_us) <= opens
     }
