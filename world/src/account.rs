@@ -248,10 +248,9 @@ impl Account {
         }
     }
 
-    /// A personalised device has its session at the server; a joined one got its accept.
-    pub(crate) fn session_known(&mut self, device: usize, session: u64, last: Option<u32>) {
-        let known = Session { committed: last, ..Session::default() };
-        self.sessions.insert((device, session), known);
+    /// A personalised device has its session at the server.
+    pub(crate) fn personalised(&mut self, device: usize, last: Option<u32>) {
+        self.sessions.insert((device, 1), Session { committed: last, ..Session::default() });
     }
 
     /// Nothing that had to come is missing any more, or is late without a reason.

@@ -117,7 +117,7 @@ async fn register_device(
             ..v1::ActivateDeviceRequest::default()
         };
         devices.activate_device(Request::new(request)).await?;
-        scene.open().account.session_known(number, 1, last);
+        scene.open().account.personalised(number, last);
     }
     Ok(())
 }

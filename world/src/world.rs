@@ -947,8 +947,9 @@ impl Inside {
                 device.session += 1;
                 device.resettled = false;
                 let session = device.session;
-                self.account.session_known(number, session, None);
-                self.account.joined(number);
+                let dev_nonce =
+                    device.listening.as_ref().map(|l| self.account.transmissions[l.transmission].dev_nonce);
+                self.account.joined(number, session, dev_nonce.unwrap_or(0));
                 self.note(&[25, number as u64, session], || format!("device {} has joined", number));
             }
             // The very same Join-Request gets the very same answer.

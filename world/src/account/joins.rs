@@ -96,8 +96,14 @@ impl Account {
         self.joins.failed_since_use.insert(device);
     }
 
-    /// A device has taken a Join-Accept: the session it had is not used any more.
-    pub(crate) fn joined(&mut self, device: usize) {
+    /// A device has taken the Join-Accept for a DevNonce: that session begins, and the one it had is not used any more.
+    pub(crate) fn joined(&mut self, device: usize, session: u64, dev_nonce: u16) {
+        let mut newer_joins = 0;
+        if let Some((_, mine)) = self.joins.accepted.get(&(device, dev_nonce)) {
+            let of_device = self.joins.accepted.range((device, 0)..=(device, u16::MAX));
+            newer_joins = of_device.filter(|(_, (_, place))| place > mine).count() as u64;
+        }
+        self.sessions.insert((device, session), super::Session { newer_joins, ..super::Session::default() });
         self.joins.failed_since_use.remove(&device);
     }
 }
