@@ -194,6 +194,14 @@ impl<R: Reception> Dedup<R> {
         closed
     }
 
+    /// Closes the open windows of a session at once, in the order they were opened, because the session is about to end.
+    pub fn close_session(&mut self, session: SessionId, now: Mono) -> Vec<Closed<R>> {
+        let is_of = |id: &FrameId| matches!(id, FrameId::Data { session: of, .. } if *of == session);
+        let open: Vec<FrameId> = self.closing.iter().map(|(_, id)| *id).filter(is_of).collect();
+        self.closing.retain(|(_, id)| !is_of(id));
+        open.into_iter().filter_map(|id| self.close(id, now)).collect()
+    }
+
     /// Closes every open window at once, for the end of the process.
     pub fn close_all(&mut self, now: Mono) -> Vec<Closed<R>> {
         let open: Vec<FrameId> = self.closing.drain(..).map(|(_, id)| id).collect();

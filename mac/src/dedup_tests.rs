@@ -163,6 +163,30 @@ fn a_full_memory_forgets_closed_frames_first_and_then_refuses() {
 }
 
 #[test]
+fn a_session_that_ends_gives_out_its_open_frames_at_once_and_no_others() {
+    let mut dedup = Dedup::new(DedupLimits::default());
+    let of_other = FrameId::Data { session: SessionId::new(2), fcnt: FCntUp::new(7), content: 0 };
+    dedup.handle(frame(8), Counter::Fresh, heard(1, 10, 5), RX2_MS, at_ms(0));
+    dedup.handle(of_other, Counter::Fresh, heard(1, 20, 5), RX2_MS, at_ms(10));
+    dedup.handle(join_frame(), Counter::Fresh, heard(1, 25, 5), RX2_MS, at_ms(15));
+    dedup.handle(frame(7), Counter::Fresh, heard(1, 30, 5), RX2_MS, at_ms(20));
+    let FrameId::Data { session, .. } = frame(7) else { unreachable!("it is a data frame") };
+    assert_ne!(session, SessionId::new(2));
+
+    let closed: Vec<FrameId> =
+        dedup.close_session(session, at_ms(30)).into_iter().map(|closed| closed.frame).collect();
+
+    assert_eq!(closed, [frame(8), frame(7)], "in the order they came");
+    assert_eq!(dedup.close_session(session, at_ms(30)), []);
+    assert_eq!(
+        dedup.handle(frame(7), Counter::Repeat, heard(2, 40, 5), RX2_MS, at_ms(40)),
+        Handled::Late,
+        "a frame is given out once"
+    );
+    assert_eq!(dedup.handle_timeout(at_ms(300)).len(), 2);
+}
+
+#[test]
 fn a_frame_heard_by_a_crowd_keeps_so_many_gateways() {
     let mut dedup = Dedup::new(DedupLimits { gateways_max: 2, ..DedupLimits::default() });
     dedup.handle(frame(1), Counter::Fresh, heard(1, 10, 5), RX2_MS, at_ms(0));

@@ -11,11 +11,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use hashbrown::HashMap;
 use mac::dedup::{Closed, Counter, Dedup, DedupLimits, FrameId, Handled, Reception};
 use mac::drop_reason::DropReason;
-use mac::ids::{DevEui, GatewayEui};
+use mac::ids::{DevEui, GatewayEui, SessionId};
 use mac::region::RX2_AFTER_RX1_S;
 use mac::session::Session;
 use mac::units::Mono;
-use mac::uplink::{self, QueueHint};
+use mac::uplink::{self, QueueHint, Reply};
 use mac::verify::Proof;
 use proto::internal as pb;
 use seam::{Bug, planted};
@@ -86,8 +86,15 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    pub(crate) fn session_mut(&mut self, id: mac::ids::SessionId) -> Option<&mut Session> {
+    pub(crate) fn session_mut(&mut self, id: SessionId) -> Option<&mut Session> {
         self.current.iter_mut().chain(&mut self.pending).find(|session| session.id == id)
+    }
+
+    /// The sessions that are over once this one is used, the oldest first.
+    fn ended_by(&self, used: SessionId) -> Vec<SessionId> {
+        let is_pending = self.pending.iter().any(|session| session.id == used);
+        let older = self.sessions().map(|session| session.id).take_while(|id| *id != used);
+        if is_pending { older.collect() } else { Vec::new() }
     }
 
     /// Every session, the live one first.
@@ -333,7 +340,20 @@ impl Owner {
         }
     }
 
-    fn decide(&mut self, mut closed: Closed<VerifiedCopy>, now: Mono) {
+    /// Decides a frame. The first one of a new session ends the sessions before it; what is being collected of those comes first.
+    fn decide(&mut self, closed: Closed<VerifiedCopy>, now: Mono) {
+        if let Some(first) = closed.receptions.first() {
+            let device = self.devices.get(&first.dev_eui);
+            for session in device.map(|device| device.ended_by(first.proof.session())).unwrap_or_default() {
+                for older in self.uplinks.close_session(session, now) {
+                    self.decide_one(older, Reply::TooLate, now);
+                }
+            }
+        }
+        self.decide_one(closed, Reply::Possible, now);
+    }
+
+    fn decide_one(&mut self, mut closed: Closed<VerifiedCopy>, reply: Reply, now: Mono) {
         if planted(Bug::RepeatIsNew) {
             closed.repeat = false;
         }
@@ -361,7 +381,11 @@ impl Owner {
         let phy = Arc::clone(&first.uplink.phy);
         let Some(uplink) = proof.open(&phy) else { return };
         let at = first.uplink.received_at;
-        let radio = radio_context(&profile, session, &closed, &shared.gateways, now);
+        let mut radio = radio_context(&profile, session, &closed, &shared.gateways, now);
+        if reply == Reply::TooLate {
+            // The device listens in another session.
+            radio.reply = reply;
+        }
         let step = if closed.repeat {
             uplink::apply_repeat(session, &profile, &uplink, &radio, at)
         } else {
@@ -634,12 +658,7 @@ impl Shared {
 }
 
 /// The sessions before the one an uplink has just proved are over.
-fn retire_older(
-    device: &mut Device,
-    confirmed: mac::ids::SessionId,
-    shared: &Shared,
-    deltas: &mut Vec<pb::Delta>,
-) {
+fn retire_older(device: &mut Device, confirmed: SessionId, shared: &Shared, deltas: &mut Vec<pb::Delta>) {
     let Some(position) = device.pending.iter().position(|session| session.id == confirmed) else { return };
     let mut older: Vec<Session> = device.pending.drain(..=position).collect();
     let current = older.pop();
