@@ -18,7 +18,13 @@ impl Queue {
     /// Looks after deadlines, missing outcomes and what is left to tell, every `period` until `stop`.
     pub(crate) async fn run(self: Arc<Self>, period: Duration, stop: CancellationToken) {
         let mut hinted = Instant::now();
+        let mut readiness = self.tables.readiness();
         loop {
+            // A change may have come and gone since the last look.
+            let changed = readiness.has_changed().unwrap_or(false);
+            if changed || !readiness.borrow_and_update().is_ready() {
+                *self.written_since.lock() = Instant::now();
+            }
             if hinted.elapsed() >= HINT_PERIOD {
                 hinted = Instant::now();
                 self.hint_again.store(true, Ordering::Relaxed);
@@ -169,7 +175,8 @@ impl Queue {
 
     fn is_silent(&self, under_way: &UnderWay, now: Instant) -> bool {
         matches!(state_of(&under_way.item), DownlinkState::Leased | DownlinkState::Sent)
-            && now.saturating_duration_since(under_way.since) >= self.outcome_patience
+            && now.saturating_duration_since(under_way.since.max(*self.written_since.lock()))
+                >= self.outcome_patience
     }
 
     /// Takes a settled item out of what is under way.

@@ -8,7 +8,10 @@ mod lookup;
 mod registry;
 mod stream;
 
-use crate::db::Db;
+use tokio::sync::watch;
+
+use crate::Readiness;
+use crate::db::{Db, on_engine};
 
 pub use audit::AuditRow;
 pub use device::BridgeDeviceRow;
@@ -26,6 +29,13 @@ pub struct BridgeTables {
 impl std::fmt::Debug for BridgeTables {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("BridgeTables")
+    }
+}
+
+impl BridgeTables {
+    /// Whether commits work, and each change of it.
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        on_engine!(&self.db, db => db.shared()).readiness.subscribe()
     }
 }
 
