@@ -22,7 +22,8 @@ impl Queue {
         loop {
             // A change may have come and gone since the last look.
             let changed = readiness.has_changed().unwrap_or(false);
-            if changed || !readiness.borrow_and_update().is_ready() {
+            let is_ready = readiness.borrow_and_update().is_ready();
+            if changed || !is_ready {
                 *self.written_since.lock() = Instant::now();
             }
             if hinted.elapsed() >= HINT_PERIOD {
