@@ -119,7 +119,9 @@ impl Account {
         };
         let arrived_ms = arrived_ms.copied().unwrap_or(0);
         let earlier: Vec<Order> = earlier.into_iter().filter(|known| arrived_ms <= known.left_ms).collect();
-        if let Some(open) = earlier.iter().find(|known| !known.refused) {
+        // Which of a frame's transmissions a copy is of shows only where one gateway has heard several.
+        let repeated = transmission.frame.is_some_and(|frame| self.is_repeated(frame, order.life));
+        if let Some(open) = earlier.iter().find(|known| !known.refused).filter(|_| !repeated) {
             let detail = format!(
                 "the uplink of device {} is answered by gateway {} and by gateway {}, and the first did not refuse",
                 transmission.device, open.gateway, order.gateway
@@ -139,6 +141,14 @@ impl Account {
             self.sealed(identity, &order.phy, states);
         }
         self.downlinks.orders.push(order);
+    }
+
+    /// Whether a frame was on air more often than it was answered.
+    fn is_repeated(&self, frame: usize, life: usize) -> bool {
+        let is_of = |number: Option<usize>| number.is_some_and(|n| self.transmissions[n].frame == Some(frame));
+        let orders = self.downlinks.orders.iter().filter(|order| order.life == life && !order.refused);
+        let answered = orders.filter(|order| is_of(order.transmission)).count();
+        self.transmissions.iter().filter(|sent| sent.frame == Some(frame)).count() > answered
     }
 
     fn sealed(&mut self, identity: Identity, phy: &[u8], states: &mut States) {
