@@ -74,7 +74,7 @@ pub struct GatewayStatus {
     pub last_pull_at: Option<Timestamp>,
     /// Where downlinks go.
     pub downlink_path: Option<SocketAddr>,
-    /// Median of the last 16 times from PULL_RESP to TX_ACK, in milliseconds.
+    /// Median of the last 16 times from PULL_RESP to TX_ACK, in milliseconds; `None`: none in ten minutes.
     pub round_trip_ms: Option<f32>,
     /// How often each TX_ACK error came, by its word.
     pub tx_ack_errors: BTreeMap<String, u64>,
@@ -263,7 +263,8 @@ struct Gateway {
     /// The version of the PULL_DATA that opened the path; a stranger's PUSH_DATA cannot change it.
     path_version: u8,
     pending: HashMap<u16, Pending>,
-    round_trips_us: VecDeque<u32>,
+    /// When each was measured, and how long it took.
+    round_trips_us: VecDeque<(Mono, u32)>,
     tx_ack_errors: BTreeMap<String, u64>,
     uplinks_received: u64,
     downlinks_sent: u64,
@@ -470,7 +471,7 @@ impl Registry {
         if let Some(path) = &mut gateway.path {
             path.heard(packet.source, packet.now);
         }
-        gateway.note_round_trip(packet.now.saturating_us_since(sent));
+        gateway.note_round_trip(packet.now, packet.now.saturating_us_since(sent));
         let outcome = match answer {
             TxAnswer::Accepted { warning } => {
                 gateway.downlinks_acknowledged = gateway.downlinks_acknowledged.saturating_add(1);
@@ -619,11 +620,11 @@ impl Gateway {
         }
     }
 
-    fn note_round_trip(&mut self, round_trip_us: u64) {
+    fn note_round_trip(&mut self, now: Mono, round_trip_us: u64) {
         if self.round_trips_us.len() == ROUND_TRIPS_MAX {
             self.round_trips_us.pop_front();
         }
-        self.round_trips_us.push_back(u32::try_from(round_trip_us).unwrap_or(u32::MAX));
+        self.round_trips_us.push_back((now, u32::try_from(round_trip_us).unwrap_or(u32::MAX)));
     }
 
     fn note_tx_ack_error(&mut self, error: TxAckError, text: &str) {
@@ -639,7 +640,10 @@ impl Gateway {
     }
 
     fn round_trip_ms(&self) -> Option<f32> {
-        let mut sorted: Vec<u32> = self.round_trips_us.iter().copied().collect();
+        // An old one would rule a window out for ever: without a downlink in it nothing new is measured.
+        let is_fresh = |at: Mono| self.last_heard.saturating_ms_since(at) <= ROUND_TRIP_MS_MAX;
+        let fresh = self.round_trips_us.iter().filter(|(at, _)| is_fresh(*at));
+        let mut sorted: Vec<u32> = fresh.map(|(_, us)| *us).collect();
         sorted.sort_unstable();
         #[allow(clippy::cast_precision_loss, reason = "a round trip is below two seconds")]
         sorted.get(sorted.len() / 2).map(|us| *us as f32 / 1_000.0)
@@ -690,6 +694,8 @@ const SILENCE_CHECK_MS: u64 = 1_000;
 const REFUSAL_TOLD_MS: u64 = 60_000;
 /// A forwarder's own queue holds 32 frames.
 const PENDING_MAX: usize = 256;
+/// How long a round trip tells of the way.
+const ROUND_TRIP_MS_MAX: u64 = 600_000;
 const ROUND_TRIPS_MAX: usize = 16;
 const TX_ACK_WORDS_MAX: usize = 32;
 const AUTO_GATEWAYS_MAX: usize = 1_000;

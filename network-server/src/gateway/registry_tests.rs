@@ -399,6 +399,23 @@ fn the_round_trip_is_the_median_of_the_last_sixteen() {
     );
 }
 
+/// The world found that one slow answer ruled RX1 out for a downlink that fits no other window (seed 11380).
+#[test]
+fn a_round_trip_is_forgotten_after_ten_minutes_without_another() {
+    let mut world = World::farm();
+    world.pull(ROOF, address(1, 4000)).unwrap();
+    let token = world.send(ROOF, 1).unwrap().token;
+    world.wait_ms(900);
+    world.tx_ack(ROOF, token, address(1, 4000)).unwrap();
+
+    world.wait_ms(600_000);
+    world.pull(ROOF, address(1, 4000)).unwrap();
+    assert_eq!(world.status(ROOF).round_trip_ms, Some(900.0));
+    world.wait_ms(1);
+    world.pull(ROOF, address(1, 4000)).unwrap();
+    assert_eq!(world.status(ROOF).round_trip_ms, None);
+}
+
 /// UDP-009.
 #[test]
 fn an_unknown_gateway_is_refused_and_listed_and_its_source_is_limited() {

@@ -316,11 +316,14 @@ impl Account {
         items.find(|(_, item)| item.promised && item.device == device).map(|(id, _)| id.clone())
     }
 
-    /// Items that wait although their device has sent often and well; those too long for its data rate may.
+    /// Items that wait although their device has sent often and well. Those too long for its data rate may, and those behind them.
     pub(crate) fn check_waiting_items(&mut self) {
+        let is_deferred = |item: &Item| item.told.last() == Some(&DownlinkState::Deferred);
+        let held_up: BTreeSet<usize> =
+            self.open_items().filter(|(_, item)| is_deferred(item)).map(|(_, item)| item.device).collect();
         let stuck: Vec<String> = self
             .open_items()
-            .filter(|(_, item)| item.told.last() != Some(&DownlinkState::Deferred))
+            .filter(|(_, item)| !held_up.contains(&item.device))
             .map(|(id, item)| format!("{id} of device {} ({:?})", item.device, item.told))
             .collect();
         if !stuck.is_empty() {
