@@ -292,15 +292,22 @@ fn late<R: Reception>(frame: &mut Frame<R>, copy: &R, gateways_max: usize, now: 
     if now > frame.late_until {
         return None;
     }
-    let known = frame.heard.iter().find(|(heard, _)| *heard == copy.gateway_eui());
-    match known {
-        Some(_) => None,
-        None if frame.heard.len() >= gateways_max => Some(Handled::Absorbed),
-        None => {
-            frame.heard.push((copy.gateway_eui(), copy.tmst_us()));
-            Some(Handled::Late)
-        }
+    let mut known = frame.heard.iter().filter(|(heard, _)| *heard == copy.gateway_eui()).peekable();
+    // A gateway that has reported a later transmission tells of an earlier one: no repetition is to be answered.
+    let is_new = known.peek().is_none() || known.any(|(_, tmst_us)| is_before(copy.tmst_us(), *tmst_us));
+    if !is_new {
+        return None;
     }
+    if frame.heard.len() >= gateways_max {
+        return Some(Handled::Absorbed);
+    }
+    frame.heard.push((copy.gateway_eui(), copy.tmst_us()));
+    Some(Handled::Late)
+}
+
+/// On a counter that runs modulo 2^32.
+fn is_before(one_us: u32, other_us: u32) -> bool {
+    one_us.wrapping_sub(other_us) > u32::MAX / 2
 }
 
 /// Two demodulators of one gateway stamp one transmission within milliseconds of each other; a repetition is at least a

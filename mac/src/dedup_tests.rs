@@ -45,6 +45,27 @@ fn a_copy_within_the_rx2_delay_is_late_and_opens_nothing() {
     );
 }
 
+/// The world found that it was answered beside the repetition (seed 14944).
+#[test]
+fn a_late_copy_of_the_first_transmission_is_no_repetition_of_the_second() {
+    for wrap in [0, u32::MAX - 2_000_000] {
+        let mut dedup = Dedup::new(DedupLimits::default());
+        let reported = |tmst_us: u32| Heard { tmst_us: tmst_us.wrapping_add(wrap), ..heard(1, 0, 5) };
+        dedup.handle(frame(7), Counter::Fresh, heard(2, 10, 5), RX2_MS, at_ms(0));
+        dedup.handle_timeout(at_ms(200));
+        let repetition = dedup.handle(frame(7), Counter::Repeat, reported(4_000_000), RX2_MS, at_ms(4_000));
+        assert_eq!(repetition, Handled::OpenedRepeat);
+        dedup.handle_timeout(at_ms(4_200));
+
+        let late = dedup.handle(frame(7), Counter::Repeat, reported(700_000), RX2_MS, at_ms(4_300));
+
+        assert_eq!(late, Handled::Late);
+        assert_eq!(dedup.open_count(), 0);
+        let next = dedup.handle(frame(7), Counter::Repeat, reported(8_000_000), RX2_MS, at_ms(6_000));
+        assert_eq!(next, Handled::OpenedRepeat, "a later one is a repetition");
+    }
+}
+
 /// JOIN-021: copies of a Join-Request over other gateways at 0, 0.25, 3 and 20 s are one request.
 #[test]
 fn copies_of_a_join_request_open_one_window_however_late_they_are() {

@@ -132,7 +132,7 @@ impl Account {
             if refused.gateway != order.gateway {
                 states.reach(State::OtherGatewayTried);
             }
-            if refused.phy != order.phy {
+            if refused.phy != order.phy && !repeated {
                 let detail = format!("another frame for device {} after a refusal", transmission.device);
                 self.violate(Invariant::I7, detail);
             }

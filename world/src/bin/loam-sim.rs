@@ -32,6 +32,9 @@ enum Command {
         /// Does not fail because of states that were not reached: for few seeds.
         #[arg(long)]
         any_states: bool,
+        /// Tells every seed that breaks a promise in one line, and shrinks none.
+        #[arg(long)]
+        keep_going: bool,
     },
     /// Tells one seed's schedule as a story.
     Show {
@@ -62,7 +65,10 @@ fn main() -> ExitCode {
         tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_env("LOAM_LOG")).init();
     }
     match command {
-        Command::Run { seeds, jobs, any_states } => run(seeds, jobs.unwrap_or_else(processors), any_states),
+        Command::Run { seeds, jobs, any_states, keep_going } => {
+            let report = if keep_going { Report::Each } else { Report::Loud };
+            run(seeds, jobs.unwrap_or_else(processors), any_states, report)
+        }
         Command::Show { seed, shrink } => show(seed, shrink),
         #[cfg(feature = "planted")]
         Command::Bugs { schedules, only, jobs } => {
@@ -71,10 +77,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(seeds: Range<u64>, jobs: usize, any_states: bool) -> ExitCode {
+fn run(seeds: Range<u64>, jobs: usize, any_states: bool, report: Report) -> ExitCode {
     println!("seeds {}..{}, {jobs} worlds at a time", seeds.start, seeds.end);
     let started = Instant::now();
-    let found = search(seeds.clone(), jobs, Report::Loud, |seed| {
+    let found = search(seeds.clone(), jobs, report, |seed| {
         let schedule = Schedule::from_seed(seed);
         let outcome = world::run(&schedule, Words::HashOnly);
         // One in so many is run twice: the same seed has to give the same trace.
@@ -90,7 +96,9 @@ fn run(seeds: Range<u64>, jobs: usize, any_states: bool) -> ExitCode {
     let rate = count as f64 / seconds;
     println!("{count} schedules in {seconds:.0} s: {rate:.0} a second; {} records committed", found.records);
     if let Some((seed, outcome)) = found.failure {
-        tell_failure(seed, &outcome);
+        if report == Report::Loud {
+            tell_failure(seed, &outcome);
+        }
         return ExitCode::FAILURE;
     }
     println!("no promise was broken");
@@ -116,6 +124,9 @@ struct Found {
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Report {
+    /// Every failure in a line.
+    Each,
+    /// The first failure as a story.
     Loud,
     #[cfg(feature = "planted")]
     Silent,
@@ -140,14 +151,17 @@ fn search(seeds: Range<u64>, jobs: usize, report: Report, run: impl Fn(u64) -> O
                     found.schedules += 1;
                     found.records += outcome.records;
                     found.states.add(&outcome.states);
-                    if report == Report::Loud && found.schedules.is_multiple_of(1_000) {
+                    if matches!(report, Report::Each | Report::Loud) && found.schedules.is_multiple_of(1_000) {
                         eprintln!("{} schedules, {} s", found.schedules, started.elapsed().as_secs());
+                    }
+                    if let (Report::Each, Some(first)) = (report, outcome.violations.first()) {
+                        println!("seed {seed}: {:?}: {:.160}", first.invariant, first.detail);
                     }
                     if !outcome.violations.is_empty()
                         && found.failure.as_ref().is_none_or(|(before, _)| seed < *before)
                     {
                         found.failure = Some((seed, outcome));
-                        failed.store(true, Ordering::Relaxed);
+                        failed.store(report != Report::Each, Ordering::Relaxed);
                     }
                 }
             });
