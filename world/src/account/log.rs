@@ -106,6 +106,14 @@ impl Account {
                     session.retired = true;
                 }
             }
+            // Between its arrival and its commit the server has retired them already.
+            let arrived_ms = self.expected.iter().find(|expected| expected.frame == number).map(|e| e.at_ms);
+            let frames = &self.frames;
+            self.expected.retain(|expected| {
+                let frame = &frames[expected.frame];
+                let is_older = frame.device == device && older.contains(&frame.session);
+                !is_older || arrived_ms.is_some_and(|arrived_ms| expected.at_ms < arrived_ms)
+            });
             if !older.is_empty() {
                 states.reach(State::SessionReplaced);
             }
