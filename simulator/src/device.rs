@@ -364,6 +364,18 @@ impl VirtualDevice {
         heard
     }
 
+    /// FCntDown of a frame of this device's session that answers the uplink with this counter, heard before or not.
+    pub fn counter_of(&self, phy: &[u8], answered: Option<u32>) -> Option<u32> {
+        let Some(DownFrame::Data(frame)) = parse_downlink(phy) else { return None };
+        let mut session = self.session.clone()?;
+        session.confirmed_up = answered;
+        match self.open(&mut session, &frame) {
+            Ok(heard) => Some(heard.fcnt),
+            Err(Ignored::CounterReused { got, .. }) => Some(got),
+            Err(_) => None,
+        }
+    }
+
     fn open(&self, session: &mut Session, frame: &DataDown<'_>) -> Result<Heard, Ignored> {
         if frame.dev_addr != session.dev_addr {
             return Err(Ignored::NotMine);

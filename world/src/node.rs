@@ -13,7 +13,6 @@ use mac::phy::{DownFrame, parse_downlink};
 use network_server::gateway::{VirtualPort, Wire};
 use network_server::{Host, NetworkConfig, NetworkServer};
 use proto::port::JoinPort;
-use simulator::device::Ignored;
 use simulator::forwarder::{self, PULL_RESP, PUSH_ACK};
 use store::{Faults, ReadFate, Readiness, Store, StoreOptions, WriteFate, WriteKind, WriteOutcome};
 use tokio::sync::watch;
@@ -255,7 +254,9 @@ impl Fate {
         let join_key = found
             .filter(|(number, _)| inside.account.transmissions[*number].frame.is_none())
             .map(|(number, _)| inside.devices[inside.account.transmissions[number].device].join_key());
-        let identity = if join_key.is_none() { identify(inside, &phy) } else { None };
+        let answered = found.and_then(|(number, _)| inside.account.transmissions[number].frame);
+        let answered = answered.map(|frame| inside.account.frames[frame].fcnt);
+        let identity = if join_key.is_none() { identify(inside, &phy, answered) } else { None };
         let (life, delay_s) = (self.life, found.map_or(0, |(_, delay_s)| delay_s));
         inside.trace.note_bytes(&phy);
         inside.note(&[2, gateway as u64, u64::from(delay_s)], || {
@@ -289,7 +290,7 @@ impl Fate {
 }
 
 /// Whose a data downlink is: the device and session in which its MIC holds.
-fn identify(inside: &Inside, phy: &[u8]) -> Option<Identity> {
+fn identify(inside: &Inside, phy: &[u8], answered: Option<u32>) -> Option<Identity> {
     let Some(DownFrame::Data(frame)) = parse_downlink(phy) else { return None };
     let of_port = frame.f_port.is_some_and(|port| port > 0);
     for (number, device) in inside.devices.iter().enumerate() {
@@ -298,12 +299,7 @@ fn identify(inside: &Inside, phy: &[u8]) -> Option<Identity> {
             if sim.dev_addr() != Some(frame.dev_addr) {
                 continue;
             }
-            let mut sim = sim.clone();
-            let fcnt = match sim.take_downlink(phy) {
-                Ok(heard) => heard.fcnt,
-                Err(Ignored::CounterReused { got, .. }) => got,
-                Err(_) => continue,
-            };
+            let Some(fcnt) = sim.counter_of(phy, answered) else { continue };
             let of_application = device.spec.kind == crate::schedule::Kind::Otaa11 && of_port;
             return Some(Identity { device: number, session, of_application, fcnt });
         }

@@ -594,7 +594,9 @@ impl Inside {
             }
             Action::ClockJump { ms } => {
                 self.states.reach(if ms < 0 { State::ClockJumpedBack } else { State::ClockJumpedForward });
-                CLOCK.set(CLOCK.get().map(|(started, base_us)| (started, base_us.saturating_add(ms * 1_000))));
+                // Never back to the very microsecond of something that has happened.
+                let jump_us = ms.saturating_mul(1_000).saturating_add(137);
+                CLOCK.set(CLOCK.get().map(|(started, base_us)| (started, base_us.saturating_add(jump_us))));
                 self.note(&[22], || format!("the wall clock jumps by {ms} ms"));
             }
             Action::ResetDevNonce { device } => {
