@@ -144,6 +144,9 @@ impl<R: Reception> Dedup<R> {
     /// After this the answer of [`Self::poll_timeout`] may have changed.
     pub fn handle(&mut self, id: FrameId, counter: Counter, copy: R, late_ms: u64, now: Mono) -> Handled {
         if let Some(frame) = self.frames.get_mut(&id) {
+            if frame.heard_before.iter().any(|heard| is_reported_again(*heard, &copy)) {
+                return Handled::Absorbed;
+            }
             if frame.open {
                 return join(frame, copy, self.limits.gateways_max);
             }
@@ -282,11 +285,7 @@ fn join<R: Reception>(frame: &mut Frame<R>, copy: R, gateways_max: usize) -> Han
 
 /// A copy for a closed frame; `None` when it is a transmission of its own.
 fn late<R: Reception>(frame: &mut Frame<R>, copy: &R, gateways_max: usize, now: Mono) -> Option<Handled> {
-    let is_this = |(gateway_eui, tmst_us): &(GatewayEui, u32)| {
-        *gateway_eui == copy.gateway_eui() && is_same_reception(*tmst_us, copy.tmst_us())
-    };
-    // A forwarder that got no PUSH_ACK sends the same reception again, however late: the device has not.
-    if frame.heard.iter().chain(&frame.heard_before).any(is_this) {
+    if frame.heard.iter().any(|heard| is_reported_again(*heard, copy)) {
         return Some(Handled::Absorbed);
     }
     if now > frame.late_until {
@@ -303,6 +302,11 @@ fn late<R: Reception>(frame: &mut Frame<R>, copy: &R, gateways_max: usize, now: 
     }
     frame.heard.push((copy.gateway_eui(), copy.tmst_us()));
     Some(Handled::Late)
+}
+
+/// A forwarder that got no PUSH_ACK sends the same reception again, however late: the device has not.
+fn is_reported_again<R: Reception>((gateway_eui, tmst_us): (GatewayEui, u32), copy: &R) -> bool {
+    gateway_eui == copy.gateway_eui() && is_same_reception(tmst_us, copy.tmst_us())
 }
 
 /// On a counter that runs modulo 2^32.

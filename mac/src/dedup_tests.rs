@@ -66,6 +66,21 @@ fn a_late_copy_of_the_first_transmission_is_no_repetition_of_the_second() {
     }
 }
 
+#[test]
+fn a_reception_that_is_reported_again_joins_no_repetition() {
+    let mut dedup = Dedup::new(DedupLimits::default());
+    dedup.handle(frame(7), Counter::Fresh, heard(1, 700_000, 5), RX2_MS, at_ms(0));
+    dedup.handle_timeout(at_ms(200));
+    dedup.handle(frame(7), Counter::Repeat, heard(2, 10, 5), RX2_MS, at_ms(4_000));
+
+    let again = dedup.handle(frame(7), Counter::Repeat, heard(1, 700_000, 5), RX2_MS, at_ms(4_100));
+    let repetition = dedup.handle(frame(7), Counter::Repeat, heard(1, 4_700_000, 5), RX2_MS, at_ms(4_150));
+
+    assert_eq!((again, repetition), (Handled::Absorbed, Handled::Joined));
+    let closed = dedup.handle_timeout(at_ms(4_200));
+    assert_eq!(closed[0].receptions, [heard(2, 10, 5), heard(1, 4_700_000, 5)]);
+}
+
 /// JOIN-021: copies of a Join-Request over other gateways at 0, 0.25, 3 and 20 s are one request.
 #[test]
 fn copies_of_a_join_request_open_one_window_however_late_they_are() {

@@ -30,7 +30,7 @@ use crate::index::Candidate;
 use crate::owner::{Shared, VerifiedCopy, seconds};
 use crate::owner_queue::{OwnerQueue, run_on_owner};
 use crate::records::DownlinkNote;
-use crate::transmit::{Frame, Sent, Transmitter, Window, best_first};
+use crate::transmit::{Frame, Sent, Transmitter, Window, best_first, on_one_channel};
 use crate::uplink::heard_at;
 
 /// A downlink whose counters are committed.
@@ -56,7 +56,7 @@ impl DownlinkJob {
             keys: session.keys.clone(),
             profile,
             plan,
-            copies: closed.receptions.iter().map(|copy| copy.uplink.clone()).collect(),
+            copies: on_one_channel(closed.receptions.iter().map(|copy| copy.uplink.clone()).collect()),
             heard_at: heard_at(closed),
         }
     }

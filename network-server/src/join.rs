@@ -33,7 +33,7 @@ use crate::owner::{Shared, Taken, seconds};
 use crate::owner_queue::{OwnerQueue, run_on_owner};
 use crate::records;
 use crate::seal::seal_keys;
-use crate::transmit::{Frame, Sent, Transmitter, Window, best_first, by_signal};
+use crate::transmit::{Frame, Sent, Transmitter, Window, best_first, by_signal, on_one_channel};
 use crate::uplink::was_kept;
 
 /// One copy of a Join-Request.
@@ -112,6 +112,7 @@ impl Joins {
             return;
         };
         best_first(&mut job.copies, &self.transmitter.gateways);
+        job.copies = on_one_channel(job.copies);
         // One after the other for a device: an answer given again must find the session the first one made.
         let turn = self.shared.turn(dev_eui).await;
         let accept = if self.is_too_late(&job) {

@@ -226,6 +226,15 @@ fn bytes_for(frame: &Frame<'_>, tries: u32) -> Vec<u8> {
     phy
 }
 
+/// The copies on the first one's channel, for which the windows are planned. A repetition hops to another one, and its copies may
+/// come together with late ones of the first transmission.
+pub(crate) fn on_one_channel(mut copies: Vec<GatewayUplink>) -> Vec<GatewayUplink> {
+    if let Some((freq, modulation)) = copies.first().map(|first| (first.freq, first.modulation)) {
+        copies.retain(|copy| copy.freq == freq && copy.modulation == modulation);
+    }
+    copies
+}
+
 /// The copies of an uplink, the best way back first: gateways with a downlink path, then by signal.
 pub(crate) fn best_first(copies: &mut [GatewayUplink], gateways: &Gateways) {
     copies.sort_by(by_signal);

@@ -154,6 +154,8 @@ pub(crate) struct Account {
     /// Devices that are registered, by DevEUI.
     devices: BTreeMap<u64, usize>,
     refused_replays: BTreeSet<usize>,
+    /// Which gateway's copy of each frame reached which life, and when.
+    copies: BTreeMap<usize, Vec<(usize, u64, u64)>>,
     /// When a copy of each frame last reached a server.
     arrived_ms: BTreeMap<usize, u64>,
     /// The same of Join-Requests, by their bytes.
@@ -220,7 +222,7 @@ impl Account {
     }
 
     /// A frame of data reached a living server.
-    pub(crate) fn arrived(&mut self, life: usize, phy: &[u8]) {
+    pub(crate) fn arrived(&mut self, life: usize, gateway_eui: u64, phy: &[u8]) {
         let Some(&number) = self.frame_by_phy.get(phy) else {
             self.join_arrived_ms.insert(phy.to_vec(), self.now_ms);
             return;
@@ -230,6 +232,7 @@ impl Account {
             return;
         }
         self.arrived_ms.insert(number, self.now_ms);
+        self.copies.entry(number).or_default().push((life, gateway_eui, self.now_ms));
         let frame = self.frames[number].clone();
         let Some(session) = self.sessions.get_mut(&(frame.device, frame.session)) else { return };
         if session.retired || session.newer_joins >= PENDING_KEPT {
@@ -306,6 +309,8 @@ pub(crate) enum End {
     Dead,
 }
 
+/// Copies that come within this long of each other are one event's.
+const TOGETHER_MS: u64 = 150;
 const VIOLATIONS_MAX: usize = 8;
 /// Sessions offered and not used that a server keeps for a device.
 const PENDING_KEPT: u64 = 2;

@@ -365,8 +365,9 @@ impl Driver<'_> {
             let mut inside = self.scene.open();
             match &content {
                 Content::Frames(frames) => {
+                    let eui = inside.gateways[gateway].eui.value();
                     for phy in frames {
-                        inside.account.arrived(node.life, phy);
+                        inside.account.arrived(node.life, eui, phy);
                         if inside.account.take_refused_replays() > 0 {
                             inside.states.reach(State::ReplayRefused);
                         }

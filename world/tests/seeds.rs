@@ -20,6 +20,12 @@ fn schedules_that_once_broke_a_promise_keep_all_of_them() {
         (11380, "one slow answer of a gateway ruled RX1 out for ever"),
         (12116, "the world itself: another frame for a repetition after a refusal"),
         (14944, "a late copy of the first transmission was answered as one more repetition"),
+        (19232, "the world itself: an old session's uplink between the next one's first and its commit"),
+        (23651, "the world itself: a downlink that acknowledges a frame played back"),
+        (
+            46843,
+            "a repetition and the frame it repeats came together, and one was answered on the other's channel",
+        ),
         (10834, "the world itself: a repetition that is answered beside the frame it repeats"),
         (10260, "an item whose outcome waited for the disk was told to be unknown too"),
         (7451, "a join whose commit took longer than anybody waited was in the log twice"),

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proto::v1::DownlinkState;
+use seam::{Bug, planted};
 use store::{DownlinkRow, DownlinkUpdate};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -182,6 +183,9 @@ impl Queue {
 
     /// Takes a settled item out of what is under way.
     pub(super) fn forget(&self, dev_eui: u64, id: &str) {
+        if planted(Bug::EndTwice) {
+            return;
+        }
         let mut under_way = self.under_way.lock();
         if let Some(items) = under_way.get_mut(&dev_eui) {
             items.retain(|under_way| under_way.item.id != id);

@@ -64,6 +64,26 @@ impl Account {
         self.log.entries.insert(seq, entry);
     }
 
+    /// Whatever order copies come in, the event has the receptions of all gateways whose copies came together.
+    fn check_receptions(&mut self, number: usize, uplink: &UplinkRecord) {
+        let told: BTreeSet<u64> = uplink.receptions.iter().map(|reception| reception.gateway_eui).collect();
+        let copies = self.copies.get(&number).map(Vec::as_slice).unwrap_or_default();
+        let one_life = copies.iter().all(|(life, _, _)| copies.first().is_some_and(|first| *life == first.0));
+        let Some(first_ms) = copies.iter().filter(|(_, eui, _)| told.contains(eui)).map(|copy| copy.2).min()
+        else {
+            return;
+        };
+        let together = first_ms.max(self.trouble_until_ms)..=first_ms + super::TOGETHER_MS;
+        let missing = copies.iter().find(|(_, eui, at_ms)| together.contains(at_ms) && !told.contains(eui));
+        if let (true, Some((_, eui, at_ms))) = (one_life, missing) {
+            let detail = format!(
+                "the event of FCntUp {} does not tell that gateway {eui:016x} heard it, whose copy came at {at_ms} ms",
+                uplink.fcnt_up
+            );
+            self.violate(Invariant::I1, detail);
+        }
+    }
+
     fn uplink_logged(
         &mut self,
         seq: u64,
@@ -92,6 +112,7 @@ impl Account {
             self.violate(Invariant::I2, detail);
             return None;
         };
+        self.check_receptions(number, uplink);
         let frame = &mut self.frames[number];
         frame.committed = true;
         let key = (device, frame.session);
