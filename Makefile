@@ -1,7 +1,7 @@
 # What a newcomer types. CI says the same words.
 #
 #   make demo         a simulated farm on this machine, for one minute
-#   make test         every test
+#   make test         every test, and 5,000 schedules of the simulated world
 #   make check        format, lints, documentation, licences, whether docs/conformance.md is up to date
 #   make bench        the figures, as ratios to the floor of this machine
 #   make sim          schedules of the simulated world: make sim SEEDS=0..20000
@@ -29,6 +29,7 @@ test: setup
 	  echo "$(CARGO) test --workspace --locked $(FOR_TESTS)" && $(CARGO) test --workspace --locked $(FOR_TESTS) --lib --bins --tests; \
 	fi
 	$(CARGO) test --workspace --locked $(FOR_TESTS) --doc --quiet
+	$(CARGO) run --release --quiet --locked -p world --bin loam-sim -- run --seeds 0..5000
 
 check: setup
 	$(CARGO) fmt --all --check

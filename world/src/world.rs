@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use simulator::device::{Ignored, Uplink};
 use simulator::forwarder::{self, PULL_RESP, PUSH_ACK, Transmission as Order};
-use store::MemoryDisk;
+use store::{MemoryDisk, Readiness};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
@@ -347,6 +347,11 @@ impl Driver<'_> {
             Event::Restart { server } => self.restart(server).await,
             Event::OverlapEnds { server } => {
                 if let Some(node) = self.nodes.iter().position(|node| node.server == server) {
+                    let readiness = self.nodes[node].store.readiness().borrow().clone();
+                    if matches!(&readiness, Readiness::NotReady { reason, .. } if reason.contains("taken over"))
+                    {
+                        self.scene.open().states.reach(State::StaleServerRefused);
+                    }
                     self.end(node, None);
                 }
             }

@@ -95,7 +95,7 @@ impl Account {
                 self.violate(Invariant::I1, detail);
             }
         } else if let Some(key) = join_key {
-            self.accept_leaves(transmission.device, transmission.dev_nonce, &order.phy, &key);
+            self.accept_leaves(transmission.device, transmission.dev_nonce, &order, &key, states);
         }
         let delay_us = order.delay_s * 1_000_000;
         let fits = transmission
@@ -119,6 +119,15 @@ impl Account {
         };
         let arrived_ms = arrived_ms.copied().unwrap_or(0);
         let earlier: Vec<Order> = earlier.into_iter().filter(|known| arrived_ms <= known.left_ms).collect();
+        let is_another = |known: &Order| {
+            known.transmission != Some(number)
+                && known.transmission.is_some_and(|n| self.transmissions[n].frame == transmission.frame)
+        };
+        if transmission.frame.is_some_and(|frame| self.frames[frame].confirmed)
+            && self.downlinks.orders.iter().rev().take(64).any(is_another)
+        {
+            states.reach(State::RepetitionAnswered);
+        }
         // Which of a frame's transmissions a copy is of shows only where one gateway has heard several.
         let repeated = transmission.frame.is_some_and(|frame| self.is_repeated(frame, order.life));
         if let Some(open) = earlier.iter().find(|known| !known.refused).filter(|_| !repeated) {

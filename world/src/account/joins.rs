@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use mac::join_frame::JoinAccept;
 use proto::internal::JoinRecord;
 
-use super::{Account, Invariant};
+use super::{Account, Invariant, Order};
 use crate::schedule::Kind;
+use crate::states::{State, States};
 
 #[derive(Debug, Default)]
 pub(super) struct JoinAccount {
     /// Nonces in the log, with the session each made and its place among the joins.
     accepted: BTreeMap<(usize, u16), (u64, usize)>,
+    /// The life in which each came into the log.
+    life_of: BTreeMap<(usize, u16), usize>,
     /// The highest DevNonce in the log, by device.
     highest: BTreeMap<usize, u16>,
     /// The JoinNonce that answered each join of a device, in the order of the joins.
@@ -43,6 +46,7 @@ impl Account {
             Some(_) => {}
             None => {
                 self.joins.accepted.insert((device, nonce), (join.session_id, place));
+                self.joins.life_of.insert((device, nonce), self.lives.len().saturating_sub(1));
                 let rises = matches!(self.kinds[device], Kind::Otaa104 | Kind::Otaa11);
                 let highest = self.joins.highest.get(&device).copied();
                 if rises && highest.is_some_and(|highest| nonce <= highest) {
@@ -60,7 +64,18 @@ impl Account {
     }
 
     /// A Join-Accept leaves a server; `key` opens it.
-    pub(super) fn accept_leaves(&mut self, device: usize, dev_nonce: u16, phy: &[u8], key: &[u8; 16]) {
+    pub(super) fn accept_leaves(
+        &mut self,
+        device: usize,
+        dev_nonce: u16,
+        order: &Order,
+        key: &[u8; 16],
+        states: &mut States,
+    ) {
+        let phy = &order.phy;
+        if self.joins.life_of.get(&(device, dev_nonce)).is_some_and(|life| *life != order.life) {
+            states.reach(State::AnswerGivenAgainAfterCrash);
+        }
         let Some(&(_, place)) = self.joins.accepted.get(&(device, dev_nonce)) else {
             let detail = format!("DevNonce {dev_nonce} of device {device} is answered before its commit");
             return self.violate(Invariant::I1, detail);
