@@ -287,11 +287,11 @@ fn every_fuzz_target_has_a_small_corpus_that_the_tests_replay() {
     let targets = names("fuzz_targets");
     assert_eq!(names("corpus"), targets, "one folder of inputs for each target");
     let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).expect("readable");
-    let proof = std::fs::read_to_string(root().join("docs/proof-fuzz.md")).expect("readable");
+    let proof = std::fs::read_to_string(root().join("docs/proof.md")).expect("readable");
     let mut bytes = 0;
     for target in &targets {
         assert!(manifest.contains(&format!("name = \"{target}\"")), "{target} is not built");
-        assert!(proof.contains(&format!("| `{target}` |")), "docs/proof-fuzz.md does not tell of {target}");
+        assert!(proof.contains(&format!("| `{target}` |")), "docs/proof.md does not tell of {target}");
         let text = std::fs::read_to_string(fuzz.join(format!("fuzz_targets/{target}.rs"))).expect("readable");
         let call = text.split("|bytes: &[u8]| ").nth(1).expect("it calls one function");
         let krate = call.split("::").next().expect("of a crate").replace('_', "-");
