@@ -254,9 +254,10 @@ impl<R: Reception> Dedup<R> {
     fn close(&mut self, id: FrameId, now: Mono) -> Option<Closed<R>> {
         let frame = self.frames.get_mut(&id)?;
         frame.open = false;
-        // A process that was held up closes late; the frame is kept at least until the next look.
-        frame.late_until = frame.late_until.max(now);
-        frame.kept_until = frame.kept_until.max(now);
+        // A process that was held up closes late, and what was under way meanwhile comes as late.
+        let late_ms = now.saturating_ms_since(frame.opened_at.plus_ms(self.limits.window_ms));
+        frame.late_until = frame.late_until.plus_ms(late_ms);
+        frame.kept_until = frame.kept_until.plus_ms(late_ms);
         self.forgetting.insert((frame.kept_until, id));
         let receptions = std::mem::take(&mut frame.receptions);
         Some(Closed { frame: id, repeat: frame.repeat, opened_at: frame.opened_at, receptions })

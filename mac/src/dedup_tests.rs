@@ -198,6 +198,39 @@ fn a_full_memory_forgets_closed_frames_first_and_then_refuses() {
     assert_eq!(dedup.open_count(), 0);
 }
 
+/// The world found that a Join-Request was answered twice (seed 60419).
+#[test]
+fn a_process_that_was_held_up_still_knows_what_is_late() {
+    const HELD_UP_MS: u64 = 54_000_000;
+    let mut dedup = Dedup::new(DedupLimits::default());
+    dedup.handle(join_frame(), Counter::Fresh, heard(1, 10, 5), 60_000, at_ms(0));
+    assert_eq!(dedup.handle_timeout(at_ms(HELD_UP_MS)).len(), 1);
+
+    let copy = |gateway, ms, dedup: &mut Dedup<Heard>| {
+        dedup.handle(join_frame(), Counter::Fresh, heard(gateway, 20, 5), 60_000, at_ms(HELD_UP_MS + ms))
+    };
+    assert_eq!(copy(2, 118, &mut dedup), Handled::Late);
+    assert_eq!(copy(3, 59_800, &mut dedup), Handled::Late);
+    assert_eq!(copy(4, 59_801, &mut dedup), Handled::Opened);
+}
+
+#[test]
+fn a_stronger_copy_takes_the_place_of_its_gateways_first_and_of_no_other() {
+    let mut dedup = Dedup::new(DedupLimits::default());
+    dedup.handle(frame(7), Counter::Fresh, heard(1, 100, -3), RX2_MS, at_ms(0));
+    dedup.handle(frame(7), Counter::Repeat, heard(2, 500_000, 1), RX2_MS, at_ms(1));
+    dedup.handle(frame(7), Counter::Repeat, heard(1, 900_000, 6), RX2_MS, at_ms(2));
+    assert_eq!(dedup.open_count(), 1);
+    assert_eq!(dedup.handle_timeout(at_ms(200))[0].receptions, [heard(1, 900_000, 6), heard(2, 500_000, 1)]);
+
+    for again in [heard(1, 900_000, 6), heard(2, 500_000, 1)] {
+        assert_eq!(dedup.handle(frame(7), Counter::Repeat, again, RX2_MS, at_ms(300)), Handled::Absorbed);
+    }
+    assert_eq!((dedup.open_count(), dedup.frame_count()), (0, 1));
+    dedup.handle_timeout(at_ms(30_000));
+    assert_eq!(dedup.frame_count(), 0, "after half a minute nothing is left");
+}
+
 #[test]
 fn a_session_that_ends_gives_out_its_open_frames_at_once_and_no_others() {
     let mut dedup = Dedup::new(DedupLimits::default());

@@ -282,11 +282,14 @@ pub fn on_downlink_sent(session: &mut Session, plan: &DownlinkPlan, built: &Buil
     true
 }
 
-/// Notes that the frame with this counter did not go on air: no answer to it is waited for. True: the session's packed
-/// state has changed and must be written.
-pub fn on_downlink_failed(session: &mut Session, fcnt_down: FCntDown) -> bool {
+/// Notes that a frame did not go on air: no answer to it is waited for. True: the session's packed state has changed and must be
+/// written.
+///
+/// A 1.1 session counts the network's own frames apart (TS001-1.1 §4.3.1.5), so an unconfirmed one may have the number of the
+/// confirmed one that is waited for.
+pub fn on_downlink_failed(session: &mut Session, built: &BuiltDownlink) -> bool {
     session.recent.sent_kinds = 0;
-    if session.outstanding_confirmed() != Some(fcnt_down) {
+    if !built.confirmed || session.outstanding_confirmed() != Some(built.fcnt_down) {
         return false;
     }
     // The ACK bit of a 1.1 device still means the one before.
@@ -429,10 +432,14 @@ mod tests {
         session.mac.confirmed_open = false;
         assert!(on_downlink_sent(&mut session, &plan, &confirmed(6)));
         assert_eq!(session.conf_fcnt(), 6);
-        assert!(on_downlink_failed(&mut session, FCntDown::new(6)));
+        // The network's own frame of the same number.
+        let of_network = BuiltDownlink { confirmed: false, ..confirmed(6) };
+        assert!(!on_downlink_failed(&mut session, &of_network));
+        assert_eq!((session.conf_fcnt(), session.outstanding_confirmed()), (6, Some(FCntDown::new(6))));
+        assert!(on_downlink_failed(&mut session, &confirmed(6)));
 
         assert_eq!(session.conf_fcnt(), 5);
         assert_eq!(session.outstanding_confirmed(), None);
-        assert!(!on_downlink_failed(&mut session, FCntDown::new(6)), "it is told once");
+        assert!(!on_downlink_failed(&mut session, &confirmed(6)), "it is told once");
     }
 }

@@ -273,7 +273,7 @@ impl Downlinks {
                 return;
             }
             let mut deltas = Vec::new();
-            if failed && downlink::on_downlink_failed(session, built.fcnt_down) {
+            if failed && downlink::on_downlink_failed(session, &built) {
                 if session.version.is_1_1() {
                     shared.index.put(Candidate::new(session, &profile, allow_fcnt_reset));
                 }

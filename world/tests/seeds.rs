@@ -26,6 +26,11 @@ fn schedules_that_once_broke_a_promise_keep_all_of_them() {
             46843,
             "a repetition and the frame it repeats came together, and one was answered on the other's channel",
         ),
+        (60419, "a process that was held up answered a Join-Request twice"),
+        (
+            61010,
+            "a network's own downlink that failed undid a confirmed one of the same number, and the device was not understood",
+        ),
         (10834, "the world itself: a repetition that is answered beside the frame it repeats"),
         (10260, "an item whose outcome waited for the disk was told to be unknown too"),
         (7451, "a join whose commit took longer than anybody waited was in the log twice"),
