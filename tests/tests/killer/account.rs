@@ -72,7 +72,8 @@ struct State {
     downlinks: HashMap<(SessionKey, Counter, u32), Vec<u8>>,
     answered: BTreeSet<(SessionKey, u32)>,
     accepts: BTreeMap<(u64, u16), (u32, Vec<u8>)>,
-    join_nonces: BTreeMap<u64, u32>,
+    /// The DevNonce each JoinNonce of a device answered. Accepts may overtake each other on their way to different gateways.
+    join_nonces: BTreeMap<(u64, u32), u16>,
     /// Items by the number in their payload.
     orders: BTreeMap<u32, Order>,
     /// Whether an item is confirmed, once its id is known.
@@ -196,9 +197,10 @@ impl Account {
                 .then(|| format!("DevNonce {dev_nonce} of {dev_eui:x} was accepted twice, differently")),
             Entry::Vacant(place) => {
                 place.insert((join_nonce, phy.to_vec()));
-                let last = state.join_nonces.insert(dev_eui, join_nonce);
-                last.filter(|last| *last >= join_nonce)
-                    .map(|last| format!("JoinNonce {join_nonce} of {dev_eui:x} came after {last}"))
+                let other = state.join_nonces.insert((dev_eui, join_nonce), dev_nonce);
+                other.map(|other| {
+                    format!("JoinNonce {join_nonce} of {dev_eui:x} answered DevNonce {other} and {dev_nonce}")
+                })
             }
         };
         state.faults.extend(fault);
