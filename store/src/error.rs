@@ -71,35 +71,24 @@ impl StoreError {
     /// True when no space is left (on the disk, or under a limit set for the database): nothing is lost, and it goes on by itself once
     /// there is space.
     pub fn is_disk_full(&self) -> bool {
-        match self {
-            Self::Sql { source, .. } => sqlite_code(source) == Some(SQLITE_FULL),
-            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
-            Self::Closed
-            | Self::CopiedBack { .. }
-            | Self::Damaged { .. }
-            | Self::Fenced { .. }
-            | Self::KekMissing { .. }
-            | Self::KekWrong { .. }
-            | Self::Locked { .. }
-            | Self::NewerSchema { .. }
-            | Self::OtherDatabase { .. }
-            | Self::Start { .. }
-            | Self::Unseal { .. }
-            | Self::Unwritten { .. } => false,
-        }
+        self.disk_trouble() == Some(DiskTrouble::Full)
     }
 
     /// True when the disk, and not a statement, is what failed: reading, writing or flushing. Nothing that was accepted is lost, and it
     /// goes on by itself once the disk does.
     pub fn is_disk_trouble(&self) -> bool {
+        self.disk_trouble().is_some()
+    }
+
+    fn disk_trouble(&self) -> Option<DiskTrouble> {
         match self {
-            Self::Sql { source, .. } => {
-                matches!(
-                    sqlite_code(source),
-                    Some(SQLITE_CANTOPEN | SQLITE_FULL | SQLITE_IOERR | SQLITE_READONLY)
-                )
-            }
-            Self::Io { .. } => true,
+            Self::Sql { source, .. } => match sqlite_code(source)? {
+                SQLITE_FULL => Some(DiskTrouble::Full),
+                SQLITE_CANTOPEN | SQLITE_IOERR | SQLITE_READONLY => Some(DiskTrouble::Other),
+                _ => None,
+            },
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Some(DiskTrouble::Full),
+            Self::Io { .. } => Some(DiskTrouble::Other),
             Self::Closed
             | Self::CopiedBack { .. }
             | Self::Damaged { .. }
@@ -111,7 +100,7 @@ impl StoreError {
             | Self::OtherDatabase { .. }
             | Self::Start { .. }
             | Self::Unseal { .. }
-            | Self::Unwritten { .. } => false,
+            | Self::Unwritten { .. } => None,
         }
     }
 
@@ -138,6 +127,13 @@ impl StoreError {
         };
         source.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
     }
+}
+
+/// What a disk failed by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum DiskTrouble {
+    Full,
+    Other,
 }
 
 const SQLITE_READONLY: i32 = 8;
