@@ -50,8 +50,6 @@ pub(crate) struct Queue {
     metrics: Arc<Metrics>,
     /// How long an item may be leased or sent without word of it.
     outcome_patience: Duration,
-    /// When the store could last not write: until then an outcome may have waited in memory.
-    written_since: Mutex<Instant>,
     locks: Vec<Arc<AsyncMutex<()>>>,
     under_way: Mutex<BTreeMap<u64, Vec<UnderWay>>>,
     /// The earliest deadline of a waiting item, or one that has gone.
@@ -71,7 +69,7 @@ pub(crate) struct Queue {
 struct UnderWay {
     /// Without its payload.
     item: DownlinkRow,
-    /// When it last changed, on the clock that never jumps.
+    /// When it last changed, or the store could last not write, on the clock that never jumps.
     since: Instant,
 }
 
@@ -115,7 +113,6 @@ impl Queue {
             followed,
             metrics,
             outcome_patience,
-            written_since: Mutex::new(Instant::now()),
             locks: (0..LOCKS).map(|_| Arc::new(AsyncMutex::new(()))).collect(),
             under_way: Mutex::new(under_way),
             next_deadline_us: AtomicI64::new(next_deadline_us),

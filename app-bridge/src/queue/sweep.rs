@@ -25,7 +25,7 @@ impl Queue {
             let changed = readiness.has_changed().unwrap_or(false);
             let is_ready = readiness.borrow_and_update().is_ready();
             if changed || !is_ready {
-                *self.written_since.lock() = Instant::now();
+                self.wait_anew(Instant::now());
             }
             if hinted.elapsed() >= HINT_PERIOD {
                 hinted = Instant::now();
@@ -167,6 +167,13 @@ impl Queue {
         Ok(())
     }
 
+    /// Counts every silence from now on: while the store could not write, outcomes waited in memory.
+    fn wait_anew(&self, now: Instant) {
+        for under_way in self.under_way.lock().values_mut().flatten() {
+            under_way.since = now;
+        }
+    }
+
     /// Items leased or sent so long ago that no outcome is to be expected. One the gateway has taken waits for its device,
     /// which may sleep for days.
     fn silent(&self, now: Instant) -> Vec<DownlinkRow> {
@@ -177,8 +184,7 @@ impl Queue {
 
     fn is_silent(&self, under_way: &UnderWay, now: Instant) -> bool {
         matches!(state_of(&under_way.item), DownlinkState::Leased | DownlinkState::Sent)
-            && now.saturating_duration_since(under_way.since.max(*self.written_since.lock()))
-                >= self.outcome_patience
+            && now.saturating_duration_since(under_way.since) >= self.outcome_patience
     }
 
     /// Takes a settled item out of what is under way.
