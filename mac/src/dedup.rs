@@ -199,16 +199,12 @@ impl<R: Reception> Dedup<R> {
 
     /// Closes the open windows of a session at once, in the order they were opened, because the session is about to end.
     pub fn close_session(&mut self, session: SessionId, now: Mono) -> Vec<Closed<R>> {
-        let is_of = |id: &FrameId| matches!(id, FrameId::Data { session: of, .. } if *of == session);
-        let open: Vec<FrameId> = self.closing.iter().map(|(_, id)| *id).filter(is_of).collect();
-        self.closing.retain(|(_, id)| !is_of(id));
-        open.into_iter().filter_map(|id| self.close(id, now)).collect()
+        self.close_where(|id| matches!(id, FrameId::Data { session: of, .. } if *of == session), now)
     }
 
     /// Closes every open window at once, for the end of the process.
     pub fn close_all(&mut self, now: Mono) -> Vec<Closed<R>> {
-        let open: Vec<FrameId> = self.closing.drain(..).map(|(_, id)| id).collect();
-        open.into_iter().filter_map(|id| self.close(id, now)).collect()
+        self.close_where(|_| true, now)
     }
 
     /// How many windows are open.
@@ -249,6 +245,13 @@ impl<R: Reception> Dedup<R> {
         self.frames.insert(id, frame);
         self.closing.push_back((now.plus_ms(self.limits.window_ms), id));
         if repeat { Handled::OpenedRepeat } else { Handled::Opened }
+    }
+
+    fn close_where(&mut self, ends: impl Fn(&FrameId) -> bool, now: Mono) -> Vec<Closed<R>> {
+        let open = std::mem::take(&mut self.closing);
+        let (ending, staying): (VecDeque<_>, _) = open.into_iter().partition(|(_, id)| ends(id));
+        self.closing = staying;
+        ending.into_iter().filter_map(|(_, id)| self.close(id, now)).collect()
     }
 
     fn close(&mut self, id: FrameId, now: Mono) -> Option<Closed<R>> {

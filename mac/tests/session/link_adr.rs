@@ -2,15 +2,24 @@
 
 use std::collections::BTreeSet;
 
-use mac::command::{DownlinkCommand, LinkAdrAns, UplinkCommand};
+use mac::command::{DownlinkCommand, LinkAdrAns, LinkAdrReq, UplinkCommand};
 use mac::region::RegionId;
 use mac::session::Profile;
 use mac::uplink::{Note, RequestKind};
 use mac::version::{MacVersion, RegionalRevision};
 
+use crate::device::Received;
 use crate::world::{Air, World, dr};
 
 const LINK_ADR: u8 = 0x03;
+
+/// What a downlink asks for.
+fn requests(heard: &Received) -> impl Iterator<Item = &LinkAdrReq> {
+    heard.commands.iter().filter_map(|command| match command {
+        DownlinkCommand::LinkAdrReq(request) => Some(request),
+        _ => None,
+    })
+}
 
 #[test]
 fn a_strong_device_becomes_fast_and_quiet_and_then_is_left_alone() {
@@ -47,16 +56,8 @@ fn all_requests_of_a_block_say_the_same() {
     world.snr_db = 5.0;
     world.settle();
     for heard in &world.device.received {
-        let block: Vec<_> = heard
-            .commands
-            .iter()
-            .filter_map(|command| match command {
-                DownlinkCommand::LinkAdrReq(request) => {
-                    Some((request.data_rate, request.tx_power, request.nb_trans))
-                }
-                _ => None,
-            })
-            .collect();
+        let block: Vec<_> =
+            requests(heard).map(|request| (request.data_rate, request.tx_power, request.nb_trans)).collect();
         assert!(block.windows(2).all(|pair| pair[0] == pair[1]), "{block:?}");
         assert!(block.iter().all(|(_, _, nb_trans)| (1..=15).contains(nb_trans)));
     }
@@ -219,11 +220,9 @@ fn a_power_of_the_region_before_is_not_told() {
         .device
         .received
         .iter()
-        .flat_map(|heard| &heard.commands)
-        .filter_map(|command| match command {
-            DownlinkCommand::LinkAdrReq(request) if request.ch_mask_cntl == 0 => Some(request.tx_power),
-            _ => None,
-        })
+        .flat_map(requests)
+        .filter(|request| request.ch_mask_cntl == 0)
+        .map(|request| request.tx_power)
         .collect();
     assert!(!told.is_empty() && told.iter().all(|power| *power < steps), "{told:?}");
 }
@@ -246,11 +245,8 @@ fn a_mask_for_a_device_that_is_not_steered_leaves_rate_and_power() {
             .device
             .received
             .iter()
-            .flat_map(|heard| &heard.commands)
-            .filter_map(|command| match command {
-                DownlinkCommand::LinkAdrReq(request) => Some((request.data_rate.value(), request.tx_power)),
-                _ => None,
-            })
+            .flat_map(requests)
+            .map(|request| (request.data_rate.value(), request.tx_power))
             .collect();
         let expected = if version >= MacVersion::V1_0_4 { (15, 15) } else { (2, 0) };
         assert!(!told.is_empty() && told.iter().all(|told| *told == expected), "{version} {told:?}");
