@@ -29,7 +29,7 @@ test: setup
 	  echo "$(CARGO) test --workspace --locked $(FOR_TESTS)" && $(CARGO) test --workspace --locked $(FOR_TESTS) --lib --bins --tests; \
 	fi
 	$(CARGO) test --workspace --locked $(FOR_TESTS) --doc --quiet
-	$(CARGO) run --release --quiet --locked -p world --bin loam-sim -- run --seeds 0..5000
+	$(MAKE) --no-print-directory sim SEEDS=0..5000
 
 check: setup
 	$(CARGO) fmt --all --check

@@ -641,7 +641,7 @@ impl Gateway {
 
     fn round_trip_ms(&self) -> Option<f32> {
         // An old one would rule a window out for ever: without a downlink in it nothing new is measured.
-        let is_fresh = |at: Mono| self.last_heard.saturating_ms_since(at) <= ROUND_TRIP_MS_MAX;
+        let is_fresh = |at: Mono| self.last_heard.saturating_ms_since(at) <= ROUND_TRIP_KEPT_MS;
         let fresh = self.round_trips_us.iter().filter(|(at, _)| is_fresh(*at));
         let mut sorted: Vec<u32> = fresh.map(|(_, us)| *us).collect();
         sorted.sort_unstable();
@@ -695,7 +695,7 @@ const REFUSAL_TOLD_MS: u64 = 60_000;
 /// A forwarder's own queue holds 32 frames.
 const PENDING_MAX: usize = 256;
 /// How long a round trip tells of the way.
-const ROUND_TRIP_MS_MAX: u64 = 600_000;
+const ROUND_TRIP_KEPT_MS: u64 = 600_000;
 const ROUND_TRIPS_MAX: usize = 16;
 const TX_ACK_WORDS_MAX: usize = 32;
 const AUTO_GATEWAYS_MAX: usize = 1_000;
