@@ -121,6 +121,14 @@ struct Expected {
     at_ms: u64,
 }
 
+/// A copy of a frame that reached a server.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    life: usize,
+    gateway_eui: u64,
+    at_ms: u64,
+}
+
 /// One process, from its start to its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Life {
@@ -154,11 +162,9 @@ pub(crate) struct Account {
     /// Devices that are registered, by DevEUI.
     devices: BTreeMap<u64, usize>,
     refused_replays: BTreeSet<usize>,
-    /// Which gateway's copy of each frame reached which life, and when.
-    copies: BTreeMap<usize, Vec<(usize, u64, u64)>>,
-    /// When a copy of each frame last reached a server.
-    arrived_ms: BTreeMap<usize, u64>,
-    /// The same of Join-Requests, by their bytes.
+    /// The copies of each frame that reached a server, in the order they came.
+    copies: BTreeMap<usize, Vec<Arrival>>,
+    /// When a copy of each Join-Request last reached a server, by its bytes.
     join_arrived_ms: BTreeMap<Vec<u8>, u64>,
 }
 
@@ -231,8 +237,7 @@ impl Account {
         if dead || contested {
             return;
         }
-        self.arrived_ms.insert(number, self.now_ms);
-        self.copies.entry(number).or_default().push((life, gateway_eui, self.now_ms));
+        self.copies.entry(number).or_default().push(Arrival { life, gateway_eui, at_ms: self.now_ms });
         let frame = self.frames[number].clone();
         let Some(session) = self.sessions.get_mut(&(frame.device, frame.session)) else { return };
         if session.retired || session.newer_joins >= PENDING_KEPT {

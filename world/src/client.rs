@@ -99,7 +99,7 @@ async fn register_device(
         join_eui: if joins { air::join_eui().to_string() } else { String::new() },
         application_id: "world".to_owned(),
         profile_id: profile_id.to_owned(),
-        name: format!("device {}", number),
+        name: format!("device {number}"),
         ..v1::Device::default()
     };
     let devices = bridge.device_service();

@@ -264,3 +264,6 @@ impl Inside {
         }
     }
 }
+
+/// How often a gateway asks for downlinks.
+pub(crate) const KEEP_ALIVE_MS: u64 = 10_000;

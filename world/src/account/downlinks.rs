@@ -109,27 +109,28 @@ impl Account {
             );
             self.violate(Invariant::I7, detail);
         }
-        let recent = self.downlinks.orders.iter().rev().take(64);
-        let same = recent.filter(|known| known.transmission == Some(number) && known.life == order.life);
-        let earlier: Vec<Order> = same.cloned().collect();
         // A copy that comes after the first answer may be taken for a repetition, which is answered again.
         let arrived_ms = match transmission.frame {
-            Some(frame) => self.arrived_ms.get(&frame),
-            None => self.join_arrived_ms.get(&transmission.phy),
+            Some(frame) => self.copies.get(&frame).and_then(|copies| copies.last()).map(|copy| copy.at_ms),
+            None => self.join_arrived_ms.get(&transmission.phy).copied(),
         };
-        let arrived_ms = arrived_ms.copied().unwrap_or(0);
-        let earlier: Vec<Order> = earlier.into_iter().filter(|known| arrived_ms <= known.left_ms).collect();
+        let recent = || self.downlinks.orders.iter().rev().take(RECENT_ORDERS);
+        let is_earlier = |known: &&Order| {
+            known.transmission == Some(number)
+                && known.life == order.life
+                && arrived_ms.is_none_or(|arrived_ms| arrived_ms <= known.left_ms)
+        };
+        let earlier: Vec<Order> = recent().filter(is_earlier).cloned().collect();
         let is_another = |known: &Order| {
             known.transmission != Some(number)
                 && known.transmission.is_some_and(|n| self.transmissions[n].frame == transmission.frame)
         };
-        if transmission.frame.is_some_and(|frame| self.frames[frame].confirmed)
-            && self.downlinks.orders.iter().rev().take(64).any(is_another)
-        {
+        if transmission.frame.is_some_and(|frame| self.frames[frame].confirmed) && recent().any(is_another) {
             states.reach(State::RepetitionAnswered);
         }
         // Which of a frame's transmissions a copy is of shows only where one gateway has heard several.
-        let repeated = transmission.frame.is_some_and(|frame| self.is_repeated(frame, order.life));
+        let frame = transmission.frame.filter(|_| !earlier.is_empty());
+        let repeated = frame.is_some_and(|frame| self.is_repeated(frame, order.life));
         if let Some(open) = earlier.iter().find(|known| !known.refused).filter(|_| !repeated) {
             let detail = format!(
                 "the uplink of device {} is answered by gateway {} and by gateway {}, and the first did not refuse",
@@ -370,3 +371,6 @@ impl Item {
         })
     }
 }
+
+/// Orders that may be for the same uplink as the one that leaves.
+const RECENT_ORDERS: usize = 64;

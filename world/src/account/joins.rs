@@ -11,16 +11,24 @@ use crate::states::{State, States};
 
 #[derive(Debug, Default)]
 pub(super) struct JoinAccount {
-    /// Nonces in the log, with the session each made and its place among the joins.
-    accepted: BTreeMap<(usize, u16), (u64, usize)>,
-    /// The life in which each came into the log.
-    life_of: BTreeMap<(usize, u16), usize>,
+    /// Nonces in the log.
+    accepted: BTreeMap<(usize, u16), Accepted>,
     /// The highest DevNonce in the log, by device.
     highest: BTreeMap<usize, u16>,
     /// The JoinNonce that answered each join of a device, in the order of the joins.
     answered: BTreeMap<(usize, usize), (u32, Vec<u8>)>,
     /// Devices that asked to join with a session and have not used it since.
     pub(super) failed_since_use: BTreeSet<usize>,
+}
+
+/// A join in the log.
+#[derive(Clone, Copy, Debug)]
+struct Accepted {
+    session_id: u64,
+    /// Its place among the joins.
+    place: usize,
+    /// In which it came into the log.
+    life: usize,
 }
 
 impl Account {
@@ -36,17 +44,19 @@ impl Account {
         };
         let place = self.joins.accepted.len();
         match self.joins.accepted.get(&(device, nonce)) {
-            Some((before, _)) if *before != join.session_id => {
+            Some(before) if before.session_id != join.session_id => {
                 let detail = format!(
-                    "DevNonce {nonce} of device {device} made session {before:016x} and session {:016x}",
-                    join.session_id
+                    "DevNonce {nonce} of device {device} made session {:016x} and session {:016x}",
+                    before.session_id, join.session_id
                 );
                 self.violate(Invariant::I4, detail);
             }
             Some(_) => {}
             None => {
-                self.joins.accepted.insert((device, nonce), (join.session_id, place));
-                self.joins.life_of.insert((device, nonce), self.lives.len().saturating_sub(1));
+                let life = self.lives.len().saturating_sub(1);
+                self.joins
+                    .accepted
+                    .insert((device, nonce), Accepted { session_id: join.session_id, place, life });
                 let rises = matches!(self.kinds[device], Kind::Otaa104 | Kind::Otaa11);
                 let highest = self.joins.highest.get(&device).copied();
                 if rises && highest.is_some_and(|highest| nonce <= highest) {
@@ -73,13 +83,13 @@ impl Account {
         states: &mut States,
     ) {
         let phy = &order.phy;
-        if self.joins.life_of.get(&(device, dev_nonce)).is_some_and(|life| *life != order.life) {
-            states.reach(State::AnswerGivenAgainAfterCrash);
-        }
-        let Some(&(_, place)) = self.joins.accepted.get(&(device, dev_nonce)) else {
+        let Some(&Accepted { place, life, .. }) = self.joins.accepted.get(&(device, dev_nonce)) else {
             let detail = format!("DevNonce {dev_nonce} of device {device} is answered before its commit");
             return self.violate(Invariant::I1, detail);
         };
+        if life != order.life {
+            states.reach(State::AnswerGivenAgainAfterCrash);
+        }
         let Some(opened) = JoinAccept::open(phy, key) else {
             self.violate(Invariant::I4, format!("a Join-Accept that device {device} cannot open"));
             return;
@@ -114,9 +124,9 @@ impl Account {
     /// A device has taken the Join-Accept for a DevNonce: that session begins, and the one it had is not used any more.
     pub(crate) fn joined(&mut self, device: usize, session: u64, dev_nonce: u16) {
         let mut newer_joins = 0;
-        if let Some((_, mine)) = self.joins.accepted.get(&(device, dev_nonce)) {
+        if let Some(mine) = self.joins.accepted.get(&(device, dev_nonce)) {
             let of_device = self.joins.accepted.range((device, 0)..=(device, u16::MAX));
-            newer_joins = of_device.filter(|(_, (_, place))| place > mine).count() as u64;
+            newer_joins = of_device.filter(|(_, accepted)| accepted.place > mine.place).count() as u64;
         }
         self.sessions.insert((device, session), super::Session { newer_joins, ..super::Session::default() });
         self.joins.failed_since_use.remove(&device);

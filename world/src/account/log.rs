@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::internal::record::Kind as RecordKind;
 use proto::internal::{Record, UplinkRecord};
 
-use super::{Account, Invariant};
+use super::{Account, Arrival, Invariant, TOGETHER_MS};
 use crate::states::{State, States};
 
 #[derive(Debug, Default)]
@@ -68,14 +68,15 @@ impl Account {
     fn check_receptions(&mut self, number: usize, uplink: &UplinkRecord) {
         let told: BTreeSet<u64> = uplink.receptions.iter().map(|reception| reception.gateway_eui).collect();
         let copies = self.copies.get(&number).map(Vec::as_slice).unwrap_or_default();
-        let one_life = copies.iter().all(|(life, _, _)| copies.first().is_some_and(|first| *life == first.0));
-        let Some(first_ms) = copies.iter().filter(|(_, eui, _)| told.contains(eui)).map(|copy| copy.2).min()
-        else {
+        let is_told = |copy: &&Arrival| told.contains(&copy.gateway_eui);
+        let Some(first) = copies.iter().find(is_told) else { return };
+        // What a life before this one heard is not in the event.
+        if copies.iter().any(|copy| copy.life != first.life) {
             return;
-        };
-        let together = first_ms.max(self.trouble_until_ms)..=first_ms + super::TOGETHER_MS;
-        let missing = copies.iter().find(|(_, eui, at_ms)| together.contains(at_ms) && !told.contains(eui));
-        if let (true, Some((_, eui, at_ms))) = (one_life, missing) {
+        }
+        let together = first.at_ms.max(self.trouble_until_ms)..=first.at_ms + TOGETHER_MS;
+        let missing = copies.iter().find(|copy| together.contains(&copy.at_ms) && !is_told(copy));
+        if let Some(Arrival { gateway_eui: eui, at_ms, .. }) = missing {
             let detail = format!(
                 "the event of FCntUp {} does not tell that gateway {eui:016x} heard it, whose copy came at {at_ms} ms",
                 uplink.fcnt_up
