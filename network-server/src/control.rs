@@ -13,17 +13,17 @@ use mac::uplink::QueueHint;
 use proto::internal as pb;
 use proto::port::{LogPage, NetworkPort, PortError};
 use proto::v1;
+use seam::{Bug, planted};
 use store::{NetworkDeviceRow, Store, StoreError};
+use tokio::sync::oneshot;
 
 use crate::budget::LOG_PAGE_MAX;
-use crate::deltas::whole;
 use crate::gateway::{GatewayStatus, Gateways};
 use crate::index::Candidate;
-use crate::owner::{Device, Owner, Shared};
+use crate::owner::{Device, Owner, Shared, Taken};
 use crate::owner_queue::{OwnerQueue, owner_of, run_on};
 use crate::profiles::{ProfileEntry, Profiles, from_message};
 use crate::run::gateway_config;
-use crate::seal::seal_keys;
 
 /// See the file's head.
 pub struct Control {
@@ -155,50 +155,38 @@ impl NetworkPort for Control {
         let keys = network_keys(&request)?;
         let _turn = self.shared.turn(dev_eui).await;
         let now = self.shared.clock.wall();
-        let built = self
+        let (committed, wait) = oneshot::channel();
+        let taken = self
             .on_owner(dev_eui, move |owner| {
-                let device = owner.devices.get(&dev_eui)?;
-                let profile = device.profile.load();
-                // The same keys once more: counters that were used with them are not used again.
-                let known = device.sessions().filter(|session| session.keys == keys);
-                let (fcnt_up, fcnt_down) =
-                    known.fold((request.fcnt_up.map(FCntUp::new), request.fcnt_down), |(up, down), known| {
+                owner.personalise(dev_eui, committed, |device| {
+                    let profile = device.profile.load();
+                    // The same keys once more: counters that were used with them are not used again.
+                    let known = device
+                        .sessions()
+                        .filter(|session| session.keys == keys && !planted(Bug::CountersBeginAgain));
+                    let asked = (request.fcnt_up.map(FCntUp::new), request.fcnt_down);
+                    let (fcnt_up, fcnt_down) = known.fold(asked, |(up, down), known| {
                         (up.max(known.fcnt_up), down.max(known.n_fcnt_down).max(known.a_fcnt_down))
                     });
-                let params = AbpParams {
-                    id: SessionId::new(request.session_id),
-                    dev_eui,
-                    dev_addr: DevAddr::new(request.dev_addr),
-                    version: profile.mac_version,
-                    keys,
-                    fcnt_up,
-                    fcnt_down,
-                };
-                Some(Session::new_abp(&profile, params, now))
+                    let params = AbpParams {
+                        id: SessionId::new(request.session_id),
+                        dev_eui,
+                        dev_addr: DevAddr::new(request.dev_addr),
+                        version: profile.mac_version,
+                        keys,
+                        fcnt_up,
+                        fcnt_down,
+                    };
+                    Session::new_abp(&profile, params, now)
+                })
             })
             .await?;
-        let Some(session) = built else {
+        if taken == Taken::NoDevice {
             return Err(PortError::NotFound(format!("the network server does not know device {dev_eui}")));
-        };
-        let cleared = pb::Delta { dev_eui: dev_eui.value(), removed: true, ..pb::Delta::default() };
-        let delta = whole(&session, seal_keys(&self.shared.sealer, session.id, &session.keys));
-        self.shared.journal.commit(Vec::new(), vec![cleared, delta]).await.map_err(of_store)?;
+        }
+        wait.await.map_err(|_| of_store(StoreError::Closed))?;
         seam::crash_point("network.session.activated");
-        self.on_owner(dev_eui, move |owner| {
-            let shared = Arc::clone(&owner.shared);
-            let Some(device) = owner.devices.get_mut(&dev_eui) else { return };
-            let before = device.sessions().count() as u64;
-            shared.sizes.sessions.fetch_add(1, Ordering::Relaxed);
-            shared.sizes.sessions.fetch_sub(before, Ordering::Relaxed);
-            let (current, pending) = (device.current.take(), std::mem::take(&mut device.pending));
-            for old in current.iter().chain(&pending) {
-                shared.index.remove(old);
-            }
-            let profile = device.profile.load();
-            shared.index.put(Candidate::new(&session, &profile, device.allow_fcnt_reset));
-            device.current = Some(session);
-        })
-        .await
+        Ok(())
     }
 
     async fn device_state(&self, dev_eui: u64) -> Result<Option<v1::DeviceState>, PortError> {

@@ -24,7 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::budget::{JOINS_REMEMBERED_MAX, PENDING_SESSIONS_MAX};
 use crate::clock::Clock;
-use crate::deltas::{delta_of, removed};
+use crate::deltas::{delta_of, removed, whole};
 use crate::downlink::{DownlinkJob, DownlinkMessage};
 use crate::drops::DropLog;
 use crate::drops::refusal_of;
@@ -35,6 +35,7 @@ use crate::metrics::{Metrics, Sizes};
 use crate::owner_queue::owner_of;
 use crate::profiles::ProfileEntry;
 use crate::records::{self};
+use crate::seal::seal_keys;
 use crate::transmit::by_signal;
 use crate::uplink::{count_note, low_half_of_time, radio_context, step_records, uplink_record};
 
@@ -515,6 +516,40 @@ impl Owner {
                 self.shared.index.put(Candidate::new(session, &content, device.allow_fcnt_reset));
             }
         }
+    }
+
+    /// Replaces every session of a device by one it was personalised with. Counters are read and the session is put in its place in
+    /// one step, so that none is used in between; what is being collected of the old sessions is decided first.
+    pub(crate) fn personalise(
+        &mut self,
+        dev_eui: DevEui,
+        committed: oneshot::Sender<()>,
+        build: impl FnOnce(&Device) -> Session,
+    ) -> Taken {
+        let shared = Arc::clone(&self.shared);
+        let now = self.now();
+        let ending: Vec<SessionId> =
+            self.devices.get(&dev_eui).into_iter().flat_map(|device| device.sessions()).map(|s| s.id).collect();
+        for session in ending {
+            for older in self.uplinks.close_session(session, now) {
+                self.decide_one(older, Reply::TooLate, now);
+            }
+        }
+        let Some(device) = self.devices.get_mut(&dev_eui) else { return Taken::NoDevice };
+        let session = build(device);
+        let before = device.sessions().count() as u64;
+        shared.sizes.sessions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        shared.sizes.sessions.fetch_sub(before, std::sync::atomic::Ordering::Relaxed);
+        for old in device.sessions() {
+            shared.index.remove(old);
+        }
+        device.pending.clear();
+        shared.index.put(Candidate::new(&session, &device.profile.load(), device.allow_fcnt_reset));
+        let cleared = pb::Delta { dev_eui: dev_eui.value(), removed: true, ..pb::Delta::default() };
+        let begun = whole(&session, seal_keys(&shared.sealer, session.id, &session.keys));
+        device.current = Some(session);
+        shared.submit_and_tell(Vec::new(), vec![cleared, begun], committed);
+        Taken::Yes
     }
 
     /// Takes a session that a Join-Accept offers and the journal holds. A device that was deleted meanwhile has none.

@@ -34,6 +34,7 @@ bugs! {
     CompareCounterWith16Bits = "only the low 16 bits of FCntUp are compared",
     ConsumerPositionInMemory = "a consumer's position is told to be kept before it is",
     CopyAfterWindowIsNew = "a copy that comes after its window is a new uplink",
+    CountersBeginAgain = "a device that is personalised again with the same keys begins its counters again",
     DownCounterNotStored = "FCntDown is handed out and not made durable",
     DropEventRow = "the counter of an uplink is committed without its event",
     EffectsBeforeCommit = "the journal lets effects out before the row is written",

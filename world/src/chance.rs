@@ -26,6 +26,8 @@ pub(crate) enum For {
     Disk,
     /// What a codec makes of a payload.
     Codec,
+    /// When somebody personalises a device again.
+    Activation,
 }
 
 impl Chance {

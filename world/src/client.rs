@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use app_bridge::AppBridge;
+use mac::ids::DevEui;
 use proto::v1::application_service_server::ApplicationService as _;
 use proto::v1::codec_service_server::CodecService as _;
 use proto::v1::device_service_server::DeviceService as _;
@@ -108,18 +109,41 @@ async fn register_device(
         // It has used the counter before its next one.
         let last = spec.fcnt_up.checked_sub(1);
         let request = v1::ActivateDeviceRequest {
-            dev_eui: format!("{dev_eui:016x}"),
-            dev_addr: format!("{:08x}", spec.dev_addr),
-            nwk_s_key: hex(&air::nwk_s_key(eui)),
-            app_s_key: hex(&air::app_s_key(eui)),
             fcnt_up: last,
             fcnt_down: spec.fcnt_down,
-            ..v1::ActivateDeviceRequest::default()
+            ..activation(eui, spec.dev_addr)
         };
         devices.activate_device(Request::new(request)).await?;
         scene.open().account.personalised(number, last);
     }
     Ok(())
+}
+
+fn activation(eui: DevEui, dev_addr: u32) -> v1::ActivateDeviceRequest {
+    v1::ActivateDeviceRequest {
+        dev_eui: eui.to_string(),
+        dev_addr: format!("{dev_addr:08x}"),
+        nwk_s_key: hex(&air::nwk_s_key(eui)),
+        app_s_key: hex(&air::app_s_key(eui)),
+        ..v1::ActivateDeviceRequest::default()
+    }
+}
+
+/// Personalises a device again with the keys it has, by somebody who does not know its counters.
+pub(crate) async fn activate_again(scene: Arc<Scene>, bridge: AppBridge, device: usize) {
+    let request = {
+        let mut inside = scene.open();
+        let Device { dev_eui, spec, .. } = &inside.devices[device];
+        let request = activation(*dev_eui, spec.dev_addr);
+        inside.note(&[27, device as u64], || format!("somebody personalises device {device} again"));
+        request
+    };
+    let answer = bridge.device_service().activate_device(Request::new(request)).await;
+    let mut inside = scene.open();
+    if answer.is_ok() {
+        inside.states.reach(State::ActivatedAgain);
+    }
+    inside.note(&[28, device as u64], || format!("device {device} is personalised again: {}", answer.is_ok()));
 }
 
 /// What somebody orders.

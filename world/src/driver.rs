@@ -160,7 +160,8 @@ impl Driver<'_> {
                 // What was open before them is decided after them.
                 self.scene.open().disk_trouble(1_000);
             }
-            Action::Cancel { .. }
+            Action::Activate { .. }
+            | Action::Cancel { .. }
             | Action::ClockJump { .. }
             | Action::DiskFull { .. }
             | Action::Enqueue { .. }
@@ -285,6 +286,10 @@ impl Inside {
                 payload.resize(usize::from(len.max(8)).min(self.devices[device].payload_max()), 0xd0);
                 let order = Ordered { device, confirmed, payload, lives_ms, priority, key };
                 tokio::spawn(client::enqueue(Arc::clone(scene), bridge, order));
+            }
+            Action::Activate { device } => {
+                let Some((_, bridge)) = self.front.clone() else { return };
+                tokio::spawn(client::activate_again(Arc::clone(scene), bridge, device));
             }
             Action::Cancel { device } => {
                 let Some((_, bridge)) = self.front.clone() else { return };

@@ -119,6 +119,8 @@ pub enum Action {
     JoinStorm { heard: u8 },
     /// Somebody orders a downlink. `key` is an idempotency key, 0 for none.
     Enqueue { device: usize, confirmed: bool, len: u8, lives_ms: u64, priority: u32, key: u64 },
+    /// Somebody personalises a device again, with the keys it has.
+    Activate { device: usize },
     /// Somebody takes the last order for a device back.
     Cancel { device: usize },
     /// A stranger plays a frame back that was on air: the `back`-th last one.
@@ -166,8 +168,26 @@ impl Schedule {
             let action = Action::drawn(&mut draw, &setting, &mut mood);
             actions.push(Timed { at_ms, number, action });
         }
+        add_activations(seed, &setting, at_ms, &mut actions);
         Self { seed, setting, actions }
     }
+}
+
+/// In some schedules an operator personalises devices again. It has draws of its own: it came later than the rest, and the other
+/// schedules are what they were.
+fn add_activations(seed: u64, setting: &Setting, end_ms: u64, actions: &mut Vec<Timed>) {
+    let mut draw = Chance::new(seed).draw(For::Activation, 0, 0);
+    let personalised: Vec<usize> =
+        (0..setting.devices.len()).filter(|device| setting.devices[*device].kind == Kind::Abp).collect();
+    if personalised.is_empty() || !draw.in_thousand(150) {
+        return;
+    }
+    let drawn = actions.len() as u64;
+    for number in drawn..drawn + draw.between(1, 6) {
+        let action = Action::Activate { device: draw.pick(&personalised) };
+        actions.push(Timed { at_ms: draw.between(1, end_ms), number, action });
+    }
+    actions.sort_by_key(|timed| timed.at_ms);
 }
 
 impl Setting {

@@ -23,6 +23,7 @@ macro_rules! states {
 }
 
 states! {
+    ActivatedAgain = "a device personalised again with the same keys",
     AnswerGivenAgainAfterCrash = "a Join-Request answered again after a crash",
     BufferedFramesFlushed = "frames a gateway kept during an outage came all at once",
     ClientAskedTwice = "an order sent twice under one idempotency key",

@@ -34,6 +34,7 @@ fn schedules_that_once_broke_a_promise_keep_all_of_them() {
             61010,
             "a network's own downlink that failed undid a confirmed one of the same number, and the device was not understood",
         ),
+        (72852, "an item was told to be unknown by a server that had slept through its outcome"),
     ];
     for (seed, what) in seeds {
         let outcome = world::run(&Schedule::from_seed(seed), Words::HashOnly);

@@ -58,6 +58,20 @@ fn an_order_that_fits_only_a_window_nobody_can_reach_waits_in_the_queue() {
     assert!(!world.finish_well().states.unreached().contains(&State::ItemDeferred));
 }
 
+/// FCNT-010: the killer found that a counter handed out while the activation was written was handed out again.
+#[test]
+fn a_device_personalised_again_in_the_middle_of_its_traffic_keeps_its_counters_and_its_uplinks() {
+    let mut world = World::farm(7, &[Kind::Abp]);
+    world.act(Action::SlowDisk { ms: 2_000, takes_ms: 300 });
+    world.act(Action::Activate { device: 0 });
+    world.run_ms(320);
+    world.confirmed_uplink(0, b"21.5");
+    world.confirmed_uplink(0, b"21.6");
+
+    assert_eq!(world.received(0), [b"21.5", b"21.6"]);
+    assert!(!world.finish_well().states.unreached().contains(&State::ActivatedAgain));
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     let story = |seed| {

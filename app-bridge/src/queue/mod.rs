@@ -69,7 +69,7 @@ pub(crate) struct Queue {
 struct UnderWay {
     /// Without its payload.
     item: DownlinkRow,
-    /// When it last changed, or the store could last not write, on the clock that never jumps.
+    /// When it last changed, or the store could last not write or the process not run, on the clock that never jumps.
     since: Instant,
 }
 

@@ -19,13 +19,18 @@ impl Queue {
     /// Looks after deadlines, missing outcomes and what is left to tell, every `period` until `stop`.
     pub(crate) async fn run(self: Arc<Self>, period: Duration, stop: CancellationToken) {
         let mut hinted = Instant::now();
+        let mut last = Instant::now();
         let mut readiness = self.tables.readiness();
         loop {
+            let now = Instant::now();
+            // A process that was stopped, or a machine that slept, wakes with outcomes that nobody has read.
+            let slept = now.saturating_duration_since(last) > period.saturating_add(self.outcome_patience / 2);
+            last = now;
             // A change may have come and gone since the last look.
             let changed = readiness.has_changed().unwrap_or(false);
             let is_ready = readiness.borrow_and_update().is_ready();
-            if changed || !is_ready {
-                self.wait_anew(Instant::now());
+            if slept || changed || !is_ready {
+                self.wait_anew(now);
             }
             if hinted.elapsed() >= HINT_PERIOD {
                 hinted = Instant::now();
@@ -44,7 +49,7 @@ impl Queue {
                     "downlinks past their deadline wait for the store"
                 );
             }
-            if let Err(error) = self.give_up_silent(now_us()).await {
+            if let Err(error) = self.give_up_silent(now, now_us()).await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "downlinks without an outcome wait for the store"
@@ -130,10 +135,9 @@ impl Queue {
         Ok(())
     }
 
-    /// Ends the items nobody has told of for too long: they may have left or not. What the log says and the follower has not
-    /// read yet is no silence: it may be another end.
-    async fn give_up_silent(self: &Arc<Self>, now_us: i64) -> Result<(), BridgeError> {
-        let now = Instant::now();
+    /// Ends the items nobody had told of for too long when this sweep began: they may have left or not. What the log says and
+    /// the follower has not read yet is no silence: it may be another end.
+    async fn give_up_silent(self: &Arc<Self>, now: Instant, now_us: i64) -> Result<(), BridgeError> {
         let silent = self.silent(now);
         if silent.is_empty() || !self.log_is_followed(LOG_PATIENCE).await {
             return Ok(());
@@ -167,7 +171,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Counts every silence from now on: while the store could not write, outcomes waited in memory.
+    /// Counts every silence from now on: while the store could not write, or nobody ran, outcomes waited in memory.
     fn wait_anew(&self, now: Instant) {
         for under_way in self.under_way.lock().values_mut().flatten() {
             under_way.since = now;

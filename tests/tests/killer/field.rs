@@ -1,6 +1,6 @@
 //! The field: devices that go on whatever becomes of the server, and the air between them and the gateways.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -50,7 +50,7 @@ struct Radio {
     /// The frame it heard the last answer to.
     answered: u64,
     /// The last frames, for those who send them again.
-    history: VecDeque<(Uplink, What, VirtualDevice)>,
+    history: VecDeque<Made>,
 }
 
 /// What a frame, or the answer to it, is.
@@ -145,22 +145,30 @@ pub(crate) fn profile_id(version: MacVersion) -> &'static str {
     }
 }
 
+/// A frame a device made, which may be on air several times.
+#[derive(Clone, Debug)]
+struct Made {
+    what: What,
+    uplink: Uplink,
+    /// The device just after it had sent.
+    sender: VirtualDevice,
+    heard: Arc<Mutex<Answers>>,
+}
+
+/// How often a frame was on air, and the downlinks that answered it. Which of its transmissions a copy is of shows only where one
+/// gateway has heard several, so that any of them may be answered in the windows of another.
+#[derive(Debug, Default)]
+struct Answers {
+    times: usize,
+    downlinks: BTreeSet<Vec<u8>>,
+}
+
 /// A frame on air.
 #[derive(Debug)]
 struct Frame {
     node: Arc<Node>,
     order: u64,
-    what: What,
-    uplink: Uplink,
-    /// The device just after it had sent.
-    sender: VirtualDevice,
-    answer: Mutex<Option<Vec<u8>>>,
-}
-
-impl Frame {
-    fn new(node: &Arc<Node>, order: u64, what: What, uplink: Uplink, sender: VirtualDevice) -> Self {
-        Self { node: Arc::clone(node), order, what, uplink, sender, answer: Mutex::default() }
-    }
+    made: Made,
 }
 
 /// Whether anything can be lost on the way.
@@ -241,49 +249,47 @@ impl Air {
         rng: &mut StdRng,
     ) -> (SessionKey, u32) {
         let payload = fresh_number().to_be_bytes();
-        let (session, uplink, what, sender) = {
+        let (session, made) = {
             let mut radio = node.radio();
             let uplink = radio.device.uplink(rng.random(), Some((1, &payload)), confirmed);
             let session = (node.dev_eui, radio.device.dev_addr().expect("it has a session").value());
             self.account.uplink_sent(session, uplink.fcnt, payload.to_vec());
             let what = What::Data { fcnt: uplink.fcnt, confirmed };
-            radio.remember(&uplink, what);
-            (session, uplink, what, radio.device.clone())
+            (session, radio.remember(uplink, what))
         };
-        let (order, fcnt) = (node.listen(), uplink.fcnt);
-        self.carry(Frame::new(node, order, what, uplink, sender), rng).await;
+        let (order, fcnt) = (node.listen(), made.uplink.fcnt);
+        self.carry(Frame { node: Arc::clone(node), order, made }, rng).await;
         (session, fcnt)
     }
 
     /// Sends a Join-Request. Its nonce is one above the last.
     pub(crate) async fn join(&self, node: &Arc<Node>, rng: &mut StdRng) {
-        let (uplink, what, sender) = {
+        let made = {
             let mut radio = node.radio();
             let uplink = radio.device.join_request(rng.random());
             let nonce = uplink.phy_payload.get(17..19).and_then(|bytes| <[u8; 2]>::try_from(bytes).ok());
             let what =
                 What::Join { dev_nonce: u16::from_le_bytes(nonce.expect("a Join-Request has 23 bytes")) };
-            radio.remember(&uplink, what);
-            (uplink, what, radio.device.clone())
+            radio.remember(uplink, what)
         };
         let order = node.listen();
-        self.carry(Frame::new(node, order, what, uplink, sender), rng).await;
+        self.carry(Frame { node: Arc::clone(node), order, made }, rng).await;
     }
 
     /// The device sends its last frame once more.
     pub(crate) async fn repeat(&self, node: &Arc<Node>, rng: &mut StdRng) {
         let last = node.radio().history.front().cloned();
-        if let Some((uplink, what @ What::Data { .. }, sender)) = last {
+        if let Some(made @ Made { what: What::Data { .. }, .. }) = last {
             let order = node.listen();
-            self.carry(Frame::new(node, order, what, uplink, sender), rng).await;
+            self.carry(Frame { node: Arc::clone(node), order, made }, rng).await;
         }
     }
 
     /// A stranger plays back a frame he recorded.
     pub(crate) async fn play_back(&self, node: &Arc<Node>, rng: &mut StdRng) {
         let recorded = node.radio().history.get(rng.random_range(0..HISTORY)).cloned();
-        if let Some((uplink, what, sender)) = recorded {
-            self.carry(Frame::new(node, fresh_order(), what, uplink, sender), rng).await;
+        if let Some(made) = recorded {
+            self.carry(Frame { node: Arc::clone(node), order: fresh_order(), made }, rng).await;
         }
     }
 
@@ -308,6 +314,7 @@ impl Air {
         if self.gateways.is_empty() {
             return;
         }
+        frame.made.heard.lock().expect("no task panics").times += 1;
         let frame = Arc::new(frame);
         let first = rng.random_range(0..self.gateways.len());
         for (index, gateway) in self.gateways.iter().enumerate() {
@@ -332,9 +339,9 @@ impl Air {
             };
             let snr_db = rng.random_range(-10..10);
             let reception = Reception {
-                phy_payload: frame.uplink.phy_payload.clone(),
-                freq_hz: frame.uplink.freq_hz,
-                data_rate: frame.uplink.data_rate.clone(),
+                phy_payload: frame.made.uplink.phy_payload.clone(),
+                freq_hz: frame.made.uplink.freq_hz,
+                data_rate: frame.made.uplink.data_rate.clone(),
                 rssi_dbm: -80,
                 #[allow(clippy::cast_precision_loss, reason = "small numbers")]
                 snr_db: snr_db as f32,
@@ -347,9 +354,11 @@ impl Air {
 }
 
 impl Radio {
-    fn remember(&mut self, uplink: &Uplink, what: What) {
-        self.history.push_front((uplink.clone(), what, self.device.clone()));
+    fn remember(&mut self, uplink: Uplink, what: What) -> Made {
+        let made = Made { what, uplink, sender: self.device.clone(), heard: Arc::default() };
+        self.history.push_front(made.clone());
         self.history.truncate(HISTORY);
+        made
     }
 }
 
@@ -361,7 +370,8 @@ fn deliver(account: &Account, frames: &Mutex<Frames>, transmission: &Transmissio
         DELAYS_US.into_iter().find_map(|delay_us| {
             let heard_us = at_us.wrapping_sub(delay_us);
             let frame = frames.get(&(transmission.gateway.value(), heard_us))?;
-            let hit = frame.uplink.window_hit(heard_us, at_us, transmission.freq_hz, &transmission.data_rate);
+            let hit =
+                frame.made.uplink.window_hit(heard_us, at_us, transmission.freq_hz, &transmission.data_rate);
             hit.map(|_| Arc::clone(frame))
         })
     };
@@ -369,21 +379,27 @@ fn deliver(account: &Account, frames: &Mutex<Frames>, transmission: &Transmissio
         return account.fault(format!("no device listens to {transmission:x?}"));
     };
     let phy = &transmission.phy_payload;
-    let before = frame.answer.lock().expect("no task panics").replace(phy.clone());
-    if before.as_ref().is_some_and(|before| before != phy) {
-        account.fault(format!("two downlinks answer {:?} of {:x}", frame.what, frame.node.dev_eui));
+    let what = frame.made.what;
+    let (again, times, answers) = {
+        let mut heard = frame.made.heard.lock().expect("no task panics");
+        let again = !heard.downlinks.insert(phy.clone());
+        (again, heard.times, heard.downlinks.len())
+    };
+    if answers > times {
+        let dev_eui = frame.node.dev_eui;
+        account.fault(format!("{answers} downlinks answer {what:?} of {dev_eui:x}, on air {times} times"));
     }
     let mut radio = frame.node.radio();
     let listens = radio.listening == frame.order;
-    let mut stand_in = frame.sender.clone();
+    let mut stand_in = frame.made.sender.clone();
     let device = if listens { &mut radio.device } else { &mut stand_in };
-    let heard = match frame.what {
+    let heard = match what {
         What::Join { dev_nonce } => hear_accept(account, &frame, device, dev_nonce, phy),
         What::Data { fcnt, confirmed } => hear_data(account, &frame, device, (fcnt, confirmed), phy),
     };
     if let Err(ignored) = heard {
-        let again = if before.as_ref() == Some(phy) { ", which is there a second time" } else { "" };
-        let (dev_eui, what) = (frame.node.dev_eui, frame.what);
+        let again = if again { ", which is there a second time" } else { "" };
+        let dev_eui = frame.node.dev_eui;
         let earlier = account.on_air(phy).unwrap_or_default();
         account.fault(format!("{dev_eui:x} ignored the answer to {what:?}{again}: {ignored}; {earlier}"));
     } else if listens {

@@ -6,6 +6,7 @@ use proto::internal::record::Kind as RecordKind;
 use proto::internal::{Record, UplinkRecord};
 
 use super::{Account, Arrival, Invariant, TOGETHER_MS};
+use crate::schedule::Kind;
 use crate::states::{State, States};
 
 #[derive(Debug, Default)]
@@ -114,6 +115,11 @@ impl Account {
             return None;
         };
         self.check_receptions(number, uplink);
+        // A device that was personalised again has another session under the same counters.
+        if self.frames[number].committed && self.kinds[device] == Kind::Abp {
+            let detail = format!("FCntUp {fcnt} of device {device} is in the log a second time, at {seq}");
+            self.violate(Invariant::I2, detail);
+        }
         let frame = &mut self.frames[number];
         frame.committed = true;
         let key = (device, frame.session);
@@ -174,7 +180,8 @@ impl Account {
     fn bind_session(&mut self, key: (usize, u64), id: u64) {
         let known = self.session_of_id.insert(id, key);
         let before = self.sessions.entry(key).or_default().id.replace(id);
-        if known.is_some_and(|known| known != key) || before.is_some_and(|before| before != id) {
+        let other_id = before.is_some_and(|before| before != id) && self.kinds[key.0] != Kind::Abp;
+        if known.is_some_and(|known| known != key) || other_id {
             let detail = format!("session {} of device {} is {id:016x} and another one", key.1, key.0);
             self.violate(Invariant::I2, detail);
         }
