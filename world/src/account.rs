@@ -164,6 +164,8 @@ pub(crate) struct Account {
     refused_replays: BTreeSet<usize>,
     /// The copies of each frame that reached a server, in the order they came.
     copies: BTreeMap<usize, Vec<Arrival>>,
+    /// From when to when each activation of a device was under way, milliseconds.
+    activations: BTreeMap<usize, Vec<(u64, u64)>>,
     /// When a copy of each Join-Request last reached a server, by its bytes.
     join_arrived_ms: BTreeMap<Vec<u8>, u64>,
 }
@@ -254,6 +256,18 @@ impl Account {
         } else if frame.committed && last.is_some_and(|last| frame.fcnt < last) {
             self.refused_replays.insert(number);
         }
+    }
+
+    /// Somebody begins to personalise a device again.
+    pub(crate) fn activating(&mut self, device: usize) {
+        self.activations.entry(device).or_default().push((self.now_ms, u64::MAX));
+    }
+
+    /// The last activation of a device was answered.
+    pub(crate) fn activated(&mut self, device: usize) {
+        let now_ms = self.now_ms;
+        let of_device = self.activations.get_mut(&device).into_iter().flatten();
+        of_device.for_each(|(_, until_ms)| *until_ms = now_ms.min(*until_ms));
     }
 
     /// A personalised device has its session at the server.

@@ -133,6 +133,7 @@ fn activation(eui: DevEui, dev_addr: u32) -> v1::ActivateDeviceRequest {
 pub(crate) async fn activate_again(scene: Arc<Scene>, bridge: AppBridge, device: usize) {
     let request = {
         let mut inside = scene.open();
+        inside.account.activating(device);
         let Device { dev_eui, spec, .. } = &inside.devices[device];
         let request = activation(*dev_eui, spec.dev_addr);
         inside.note(&[27, device as u64], || format!("somebody personalises device {device} again"));
@@ -140,6 +141,7 @@ pub(crate) async fn activate_again(scene: Arc<Scene>, bridge: AppBridge, device:
     };
     let answer = bridge.device_service().activate_device(Request::new(request)).await;
     let mut inside = scene.open();
+    inside.account.activated(device);
     if answer.is_ok() {
         inside.states.reach(State::ActivatedAgain);
     }

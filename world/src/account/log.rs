@@ -76,6 +76,11 @@ impl Account {
             return;
         }
         let together = first.at_ms.max(self.trouble_until_ms)..=first.at_ms + TOGETHER_MS;
+        // An activation ends the session's windows.
+        let mut activations = self.activations.get(&self.frames[number].device).into_iter().flatten();
+        if activations.any(|(from_ms, until_ms)| from_ms <= together.end() && first.at_ms <= *until_ms) {
+            return;
+        }
         let missing = copies.iter().find(|copy| together.contains(&copy.at_ms) && !is_told(copy));
         if let Some(Arrival { gateway_eui: eui, at_ms, .. }) = missing {
             let detail = format!(
