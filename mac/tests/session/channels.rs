@@ -59,6 +59,19 @@ fn a_joined_device_has_its_channels_from_the_join_accept() {
     }
 }
 
+/// A device ignores a CFList of the other kind of plan, and so does its session.
+#[test]
+fn a_cf_list_for_the_other_kind_of_plan_changes_no_channel() {
+    let dynamic = Profile { extra_channels: extra(), ..Profile::default() };
+    let fixed = Profile { region: RegionId::Us915, sub_bands: 0b10, ..Profile::default() };
+    let list_of = |profile: &Profile| profile.join_settings().cf_list;
+    for (profile, other) in [(&dynamic, &fixed), (&fixed, &dynamic)] {
+        let without = World::offered(profile, None).pack();
+        assert_ne!(World::offered(profile, list_of(profile)).pack(), without);
+        assert_eq!(World::offered(profile, list_of(other)).pack(), without);
+    }
+}
+
 /// MAC-028: refused channels are not used and not asked for ever.
 #[test]
 fn refused_channels_are_left_alone() {

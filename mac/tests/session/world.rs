@@ -100,8 +100,8 @@ impl World {
         Self::of(profile, session)
     }
 
-    /// A device that has joined: it took what the Join-Accept says, byte by byte.
-    pub(crate) fn otaa(profile: Profile) -> Self {
+    /// What the network keeps of a Join-Accept with this CFList.
+    pub(crate) fn offered(profile: &Profile, cf_list: Option<[u8; 16]>) -> Session {
         let settings = profile.join_settings();
         let dl_settings = DlSettings {
             opt_neg: profile.mac_version.is_1_1(),
@@ -113,12 +113,18 @@ impl World {
             dev_eui: DevEui::new(1),
             dev_addr: DevAddr::new(0x2601_0203),
             version: profile.mac_version,
-            keys: keys(&profile),
+            keys: keys(profile),
             dl_settings,
             rx_delay_s: settings.rx_delay_s,
-            cf_list: settings.cf_list,
+            cf_list,
         };
-        let session = Session::new_otaa(&profile, params, Timestamp::from_us(START_US));
+        Session::new_otaa(profile, params, Timestamp::from_us(START_US))
+    }
+
+    /// A device that has joined: it took what the Join-Accept says, byte by byte.
+    pub(crate) fn otaa(profile: Profile) -> Self {
+        let settings = profile.join_settings();
+        let session = Self::offered(&profile, settings.cf_list);
         let mut world = Self::of(profile, session);
         let device = &mut world.device;
         device.rx1_delay_s = settings.rx_delay_s;
