@@ -536,3 +536,36 @@ const DIAGNOSES_PER_SECOND: u32 = 10;
 const PURPOSE_ANSWER: &str = "join-answer";
 const PURPOSE_APP_KEY: &str = "root-app-key";
 const PURPOSE_NWK_KEY: &str = "root-nwk-key";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn ten_refusals_a_second_are_looked_into_and_ten_more_in_the_next() {
+        let diagnoses = Diagnoses::default();
+        let begun = Instant::now();
+        let looked_into = |after_ms| diagnoses.take(begun + Duration::from_millis(after_ms));
+        assert!((0..10).all(&looked_into));
+        assert!(!looked_into(10) && !looked_into(999));
+        assert!((1_000..1_010).all(&looked_into));
+        assert!(!looked_into(1_010));
+    }
+
+    #[test]
+    fn a_net_id_has_24_bits() {
+        let asked = |net_id| pb::JoinRequest { net_id, ..pb::JoinRequest::default() };
+        assert_eq!(Terms::read(&asked(0x00ff_ffff)).unwrap().net_id, NetId::new(0x00ff_ffff));
+        let refused = Terms::read(&asked(0x0100_0000)).map(|_| ()).unwrap_err();
+        assert!(matches!(&refused, PortError::InvalidArgument(text) if text.contains("1000000")), "{refused}");
+    }
+
+    #[test]
+    fn a_store_that_is_away_is_asked_again_and_a_damaged_one_is_not() {
+        assert!(matches!(port_error(StoreError::Closed), PortError::Unavailable(_)));
+        let damaged = StoreError::Damaged { what: "a row" };
+        assert!(matches!(port_error(damaged), PortError::Internal(text) if text.contains("a row")));
+    }
+}
