@@ -358,6 +358,20 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_finds_no_room_goes_on_when_the_writer_has_taken_a_batch() {
+        let queue = queue();
+        for _ in 0..SUBMISSIONS_MAX {
+            queue.push_blocking(Submission::default()).unwrap();
+        }
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| queue.push_blocking(Submission::default()));
+            assert!(matches!(queue.next_blocking(&pace(Last::Jobs)), Turn::Journal(batch) if batch.len() == 4));
+            waiting.join().unwrap().unwrap();
+        });
+        assert_eq!(queue.len(), SUBMISSIONS_MAX - 3);
+    }
+
+    #[test]
     fn a_full_queue_gives_the_submission_back_and_a_closed_one_takes_nothing() {
         let queue = queue();
         for _ in 0..SUBMISSIONS_MAX {
