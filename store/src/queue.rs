@@ -371,6 +371,81 @@ mod tests {
         assert_eq!(queue.len(), SUBMISSIONS_MAX - 3);
     }
 
+    /// How long a writer sleeps that has begun turns just now, when `add` brings it work.
+    async fn slept(queue: &Queue<dyn Job>, add: impl AsyncFnOnce()) -> Duration {
+        let begun = Instant::now();
+        let pace = Pace { journal_at: Some(begun), jobs_at: Some(begun), last: Last::Jobs };
+        let mut next = std::pin::pin!(queue.next(&pace));
+        assert!(futures_util::poll!(&mut next).is_pending());
+        add().await;
+        next.await;
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_gathers_a_batch_and_is_woken_by_its_first_and_by_its_last() {
+        let gather = Duration::from_millis(StoreOptions::default().group_max_delay_ms);
+        for (count, expected) in [(1, gather), (3, gather), (4, Duration::ZERO)] {
+            let queue = queue();
+            let pushes = async || (0..count).for_each(|_| queue.try_push(Submission::default()).unwrap());
+            assert_eq!(slept(&queue, pushes).await, expected, "{count} submissions");
+        }
+        for (count, expected) in [(1, JOBS_GATHER), (JOBS_FULL - 1, JOBS_GATHER), (JOBS_FULL, Duration::ZERO)] {
+            let queue = queue();
+            let pushes = async || {
+                for _ in 0..count {
+                    queue.push_job(nothing()).await.unwrap();
+                }
+            };
+            assert_eq!(slept(&queue, pushes).await, expected, "{count} jobs");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_finds_no_room_waits_until_one_is_taken() {
+        let queue = queue();
+        for _ in 0..JOBS_MAX {
+            queue.push_job(nothing()).await.unwrap();
+        }
+        let mut waiting = std::pin::pin!(queue.push_job(nothing()));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        assert!(queue.next_job(Duration::ZERO).is_some());
+        waiting.await.unwrap();
+
+        queue.close();
+
+        assert!(matches!(queue.push_job(nothing()).await, Err(StoreError::Closed)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_lasts_as_long_as_it_should_or_until_the_queue_is_closed() {
+        let queue = queue();
+        let begun = Instant::now();
+        assert!(queue.pause(Duration::from_secs(1)).await);
+        assert_eq!(begun.elapsed(), Duration::from_secs(1));
+
+        let mut pause = std::pin::pin!(queue.pause(Duration::from_secs(1)));
+        assert!(futures_util::poll!(&mut pause).is_pending());
+        queue.close();
+        assert!(!pause.await && !queue.pause_blocking(Duration::from_secs(1)));
+        assert_eq!(begun.elapsed(), Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_is_gone_counts_what_it_left_and_answers_the_jobs() {
+        let queue = queue();
+        for _ in 0..3 {
+            queue.try_push(Submission::default()).unwrap();
+        }
+        let (job, answer) = crate::job::Work::<(), ()>::new(());
+        queue.push_job(Box::new(job)).await.unwrap();
+
+        assert_eq!(queue.end(), 3);
+
+        assert!(matches!(answer.await, Ok(Err(StoreError::Closed))));
+        assert!(queue.is_closing() && queue.len() == 0);
+    }
+
     #[test]
     fn a_full_queue_gives_the_submission_back_and_a_closed_one_takes_nothing() {
         let queue = queue();
