@@ -1,7 +1,7 @@
 //! What the app-bridge may ask: the [`NetworkPort`] of this process.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -118,6 +118,7 @@ impl NetworkPort for Control {
                     queue: None,
                     current: None,
                     pending: Vec::new(),
+                    answer: Weak::new(),
                 })
             });
             device.join_eui = request.join_eui;

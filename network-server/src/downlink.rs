@@ -3,7 +3,7 @@
 //! Each job is a task with deadlines; its counters are durable before it starts. A confirmed frame is noted in its
 //! session, durably, before it leaves, so that its acknowledgement is understood after a crash.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -42,7 +42,12 @@ pub(crate) struct DownlinkJob {
     plan: DownlinkPlan,
     copies: Vec<GatewayUplink>,
     heard_at: Mono,
+    under_way: Arc<UnderWay>,
 }
+
+/// Lives as long as a [`DownlinkJob`]: until it is known what became of the downlink.
+#[derive(Debug)]
+pub(crate) struct UnderWay;
 
 impl DownlinkJob {
     pub(crate) fn new(
@@ -58,7 +63,12 @@ impl DownlinkJob {
             plan,
             copies: on_one_channel(closed.receptions.iter().map(|copy| copy.uplink.clone()).collect()),
             heard_at: heard_at(closed),
+            under_way: Arc::new(UnderWay),
         }
+    }
+
+    pub(crate) fn under_way(&self) -> Weak<UnderWay> {
+        Arc::downgrade(&self.under_way)
     }
 }
 

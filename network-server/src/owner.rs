@@ -4,7 +4,7 @@
 //! [`Owner::decide`], which changes the session in memory and hands what must be durable to the journal. What leaves
 //! the process leaves from the journal's callback, after the commit.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -25,7 +25,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::budget::{JOINS_REMEMBERED_MAX, PENDING_SESSIONS_MAX};
 use crate::clock::Clock;
 use crate::deltas::{delta_of, removed, whole};
-use crate::downlink::{DownlinkJob, DownlinkMessage};
+use crate::downlink::{DownlinkJob, DownlinkMessage, UnderWay};
 use crate::drops::DropLog;
 use crate::drops::refusal_of;
 use crate::gateway::{Bucket, GatewayUplink, Gateways, RateLimit};
@@ -84,6 +84,8 @@ pub(crate) struct Device {
     pub(crate) current: Option<Session>,
     /// Offered by a Join-Accept and not used yet, the oldest first.
     pub(crate) pending: Vec<Session>,
+    /// Alive while the last answer to an uplink is under way.
+    pub(crate) answer: Weak<UnderWay>,
 }
 
 impl Device {
@@ -376,6 +378,7 @@ impl Owner {
         };
         let profile = device.profile.load();
         let (queue, allow_fcnt_reset) = (device.queue, device.allow_fcnt_reset);
+        let is_answered = closed.repeat && device.answer.strong_count() > 0;
         let Some(session) = device.session_mut(proof.session()) else {
             return refuse("the session ended while its frame was collected");
         };
@@ -383,9 +386,9 @@ impl Owner {
         let Some(uplink) = proof.open(&phy) else { return };
         let at = first.uplink.received_at;
         let mut radio = radio_context(&profile, session, &closed, &shared.gateways, now);
-        if reply == Reply::TooLate {
-            // The device listens in another session.
-            radio.reply = reply;
+        // The device listens in another session, or two gateways would answer the same windows.
+        if reply == Reply::TooLate || is_answered {
+            radio.reply = Reply::TooLate;
         }
         let step = if closed.repeat {
             uplink::apply_repeat(session, &profile, &uplink, &radio, at)
@@ -406,8 +409,12 @@ impl Owner {
         }
         let mut deltas = vec![delta_of(session, (!closed.repeat).then_some(proof.fcnt()), &step)];
         let job = step.downlink.map(|plan| DownlinkJob::new(session, Arc::clone(&profile), plan, &closed));
+        let answer = job.as_ref().map(DownlinkJob::under_way);
         if session.version.is_1_1() && step.mac_changed {
             shared.index.put(Candidate::new(session, &profile, allow_fcnt_reset));
+        }
+        if let Some(answer) = answer {
+            device.answer = answer;
         }
         if step.session_confirmed {
             retire_older(device, proof.session(), &shared, &mut deltas);

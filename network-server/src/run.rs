@@ -1,7 +1,7 @@
 //! Starting and stopping the network server: what is made in which order, and the only place that reads the clocks.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -363,6 +363,7 @@ async fn load(
                 queue: None,
                 current: None,
                 pending: Vec::new(),
+                answer: Weak::new(),
             };
             if let Some(owner) = owners.get_mut(owner_of(dev_eui, count)) {
                 owner.devices.insert(dev_eui, Box::new(device));

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::StoreError;
 use crate::db::{Db, on_engine};
+use crate::pages::each_row;
 use crate::session::{Change, DeltasOnly, Merge, SessionRow};
 
 /// How far a pass came.
@@ -55,16 +56,13 @@ pub(crate) async fn load(db: &Db, mut each: impl FnMut(SessionRow)) -> Result<()
     if planted(Bug::LoadWithoutTail) {
         tail = Merge::default();
     }
+    let read = |after| {
+        let db = db.clone();
+        async move { on_engine!(&db, db => db.sessions_after(after).await) }
+    };
+    let key_after = |last: &SessionRow| Some((last.dev_eui, last.session_id));
     // No session has the number 0.
-    let mut after = (0, 0);
-    loop {
-        let page = on_engine!(db, db => db.sessions_after(after).await)?;
-        let Some(last) = page.last() else {
-            break;
-        };
-        after = (last.dev_eui, last.session_id);
-        page.into_iter().filter_map(|row| tail.apply(row)).for_each(&mut each);
-    }
+    each_row((0, 0), read, key_after, |row| tail.apply(row).into_iter().for_each(&mut each)).await?;
     tail.into_rest().for_each(each);
     Ok(())
 }

@@ -46,6 +46,7 @@ mod log;
 mod memory;
 mod metrics;
 mod network;
+mod pages;
 mod queue;
 mod retention;
 mod row;

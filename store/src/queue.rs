@@ -371,13 +371,15 @@ mod tests {
         assert_eq!(queue.len(), SUBMISSIONS_MAX - 3);
     }
 
-    /// How long a writer sleeps that has begun turns just now, when `add` brings it work.
-    async fn slept(queue: &Queue<dyn Job>, add: impl AsyncFnOnce()) -> Duration {
+    /// How long a writer sleeps that has begun turns just now, when `add` brings it so many things, one after the other.
+    async fn slept(queue: &Queue<dyn Job>, count: usize, add: impl AsyncFn()) -> Duration {
         let begun = Instant::now();
         let pace = Pace { journal_at: Some(begun), jobs_at: Some(begun), last: Last::Jobs };
         let mut next = std::pin::pin!(queue.next(&pace));
-        assert!(futures_util::poll!(&mut next).is_pending());
-        add().await;
+        for _ in 0..count {
+            assert!(futures_util::poll!(&mut next).is_pending());
+            add().await;
+        }
         next.await;
         begun.elapsed()
     }
@@ -387,18 +389,27 @@ mod tests {
         let gather = Duration::from_millis(StoreOptions::default().group_max_delay_ms);
         for (count, expected) in [(1, gather), (3, gather), (4, Duration::ZERO)] {
             let queue = queue();
-            let pushes = async || (0..count).for_each(|_| queue.try_push(Submission::default()).unwrap());
-            assert_eq!(slept(&queue, pushes).await, expected, "{count} submissions");
+            let push = async || queue.try_push(Submission::default()).unwrap();
+            assert_eq!(slept(&queue, count, push).await, expected, "{count} submissions");
         }
         for (count, expected) in [(1, JOBS_GATHER), (JOBS_FULL - 1, JOBS_GATHER), (JOBS_FULL, Duration::ZERO)] {
             let queue = queue();
-            let pushes = async || {
-                for _ in 0..count {
-                    queue.push_job(nothing()).await.unwrap();
-                }
-            };
-            assert_eq!(slept(&queue, pushes).await, expected, "{count} jobs");
+            let push = async || queue.push_job(nothing()).await.unwrap();
+            assert_eq!(slept(&queue, count, push).await, expected, "{count} jobs");
         }
+    }
+
+    #[tokio::test]
+    async fn a_task_that_finds_no_room_waits_until_a_batch_is_taken() {
+        let queue = queue();
+        for _ in 0..SUBMISSIONS_MAX {
+            queue.push(Submission::default()).await.unwrap();
+        }
+        let mut waiting = std::pin::pin!(queue.push(Submission::default()));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        queue.next(&pace(Last::Jobs)).await;
+        waiting.await.unwrap();
+        assert_eq!(queue.len(), SUBMISSIONS_MAX - 3);
     }
 
     #[tokio::test]

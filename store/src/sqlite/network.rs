@@ -6,6 +6,7 @@ use proto::v1;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::{Network, sql};
+use crate::pages::each_row;
 use crate::{NetworkDeviceRow, StoreError};
 
 impl Network<'_> {
@@ -39,14 +40,12 @@ impl Network<'_> {
         Ok(self.db.execute("delete a device", query).await? > 0)
     }
 
-    pub(crate) async fn load_devices(&self, mut each: impl FnMut(NetworkDeviceRow)) -> Result<(), StoreError> {
-        let mut from = Some(0);
-        while let Some(dev_eui) = from {
-            let page = self.db.read(move |connection| Box::pin(devices_from(connection, dev_eui))).await?;
-            from = page.get(PAGE_ROWS - 1).and_then(|last| last.dev_eui.checked_add(1));
-            page.into_iter().for_each(&mut each);
-        }
-        Ok(())
+    pub(crate) async fn load_devices(&self, each: impl FnMut(NetworkDeviceRow)) -> Result<(), StoreError> {
+        let read = |dev_eui| {
+            let db = self.db.clone();
+            async move { db.read(move |connection| Box::pin(devices_from(connection, dev_eui))).await }
+        };
+        each_row(0, read, |last: &NetworkDeviceRow| last.dev_eui.checked_add(1), each).await
     }
 
     pub(crate) async fn put_gateway(&self, gateway_eui: u64, gateway: &v1::Gateway) -> Result<(), StoreError> {
