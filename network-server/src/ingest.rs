@@ -2,6 +2,7 @@
 //!
 //! Runs on the receivers' threads. Nothing is changed here but counters of refusals; what passes has a proof.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -260,9 +261,11 @@ fn try_one(frame: &DataUp<'_>, copy: &GatewayUplink, candidate: &Candidate) -> O
     }
 }
 
-/// The last genuine frames, so that their further copies cost no MIC. Compared byte by byte.
+/// The last genuine frames, so that their further copies cost no MIC, and join their window although the device's next frame is here
+/// already. Compared byte by byte.
 pub(crate) struct Verdicts {
-    slots: Vec<Mutex<Option<Known>>>,
+    /// The newest first.
+    slots: Vec<Mutex<VecDeque<Known>>>,
 }
 
 /// A genuine frame.
@@ -281,23 +284,28 @@ impl Default for Verdicts {
 impl Verdicts {
     fn known(&self, phy: &[u8]) -> Option<(DevEui, Proof)> {
         let slot = self.slot(phy)?.lock();
-        slot.as_ref().filter(|known| known.phy.as_ref() == phy).map(|known| (known.dev_eui, known.proof))
+        slot.iter().find(|known| known.phy.as_ref() == phy).map(|known| (known.dev_eui, known.proof))
     }
 
     fn remember(&self, phy: &Arc<[u8]>, dev_eui: DevEui, proof: Proof) {
         if let Some(slot) = self.slot(phy) {
-            *slot.lock() = Some(Known { phy: Arc::clone(phy), dev_eui, proof });
+            let mut slot = slot.lock();
+            slot.retain(|known| known.phy != *phy);
+            slot.truncate(VERDICTS_A_SLOT - 1);
+            slot.push_front(Known { phy: Arc::clone(phy), dev_eui, proof });
         }
     }
 
     /// By the MIC, which is as random as a hash.
-    fn slot(&self, phy: &[u8]) -> Option<&Mutex<Option<Known>>> {
+    fn slot(&self, phy: &[u8]) -> Option<&Mutex<VecDeque<Known>>> {
         let mic = phy.last_chunk::<4>()?;
         self.slots.get(u32::from_le_bytes(*mic) as usize % VERDICTS)
     }
 }
 
 const VERDICTS: usize = 1_024;
+/// When gateways that were cut off report all at once, frames whose windows are open meet in one slot.
+const VERDICTS_A_SLOT: usize = 4;
 
 /// Bounds the second try of frames that match nobody: it is worth a name in a list, not a processor.
 #[derive(Default)]
