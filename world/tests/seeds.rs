@@ -35,7 +35,10 @@ fn schedules_that_once_broke_a_promise_keep_all_of_them() {
             "a network's own downlink that failed undid a confirmed one of the same number, and the device was not understood",
         ),
         (98895, "a late copy was answered as a repetition while the repetition itself was answered"),
-        (108_101, "a copy was not told of when gateways that had been cut off reported all at once"),
+        (
+            108_101,
+            "a copy was not told of because two frames shared one place among those that were verified last",
+        ),
         (108_431, "the same as 98895, by one gateway"),
         (72852, "an item was told to be unknown by a server that had slept through its outcome"),
     ];
