@@ -347,13 +347,19 @@ impl Owner {
     fn decide(&mut self, closed: Closed<VerifiedCopy>, now: Mono) {
         if let Some(first) = closed.receptions.first() {
             let device = self.devices.get(&first.dev_eui);
-            for session in device.map(|device| device.ended_by(first.proof.session())).unwrap_or_default() {
-                for older in self.uplinks.close_session(session, now) {
-                    self.decide_one(older, Reply::TooLate, now);
-                }
-            }
+            let ending = device.map(|device| device.ended_by(first.proof.session())).unwrap_or_default();
+            self.decide_ending(ending, now);
         }
         self.decide_one(closed, Reply::Possible, now);
+    }
+
+    /// Decides what is being collected of sessions that are about to end; the device does not listen in them any more.
+    fn decide_ending(&mut self, sessions: Vec<SessionId>, now: Mono) {
+        for session in sessions {
+            for older in self.uplinks.close_session(session, now) {
+                self.decide_one(older, Reply::TooLate, now);
+            }
+        }
     }
 
     fn decide_one(&mut self, mut closed: Closed<VerifiedCopy>, reply: Reply, now: Mono) {
@@ -537,11 +543,7 @@ impl Owner {
         let now = self.now();
         let ending: Vec<SessionId> =
             self.devices.get(&dev_eui).into_iter().flat_map(|device| device.sessions()).map(|s| s.id).collect();
-        for session in ending {
-            for older in self.uplinks.close_session(session, now) {
-                self.decide_one(older, Reply::TooLate, now);
-            }
-        }
+        self.decide_ending(ending, now);
         let Some(device) = self.devices.get_mut(&dev_eui) else { return Taken::NoDevice };
         let session = build(device);
         let before = device.sessions().count() as u64;

@@ -24,8 +24,8 @@ impl Queue {
         loop {
             let now = Instant::now();
             // A process that was stopped, or a machine that slept, wakes with outcomes that nobody has read.
-            let slept = now.saturating_duration_since(last).saturating_sub(period);
-            let slept = slept.saturating_mul(2) > self.outcome_patience;
+            let asleep = now.saturating_duration_since(last).saturating_sub(period);
+            let slept = asleep.saturating_mul(2) > self.outcome_patience;
             last = now;
             // A change may have come and gone since the last look.
             let changed = readiness.has_changed().unwrap_or(false);
